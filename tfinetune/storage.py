@@ -1,0 +1,84 @@
+"""Write files so that a reader finds the old one, the new one, or none: never half of one.
+
+Everything is written beside its destination and renamed, so a full disk or a killed process leaves
+what was there before.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfinetune.errors import StorageError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it into place when the block succeeds.
+
+    Serves a file and a folder alike: whatever the block creates there takes the place of `path`.
+    The temporary name keeps the suffix, since Keras chooses a format by it.
+
+    Raises:
+        StorageError: if the system refuses to write (full disk, size limit, permission). What was
+            at `path` is untouched and the partial file is removed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if path.is_dir():
+            # A non-empty folder cannot be renamed over: move it aside first.
+            aside = temporary.with_name(temporary.name + ".old")
+            path.rename(aside)
+            temporary.rename(path)
+            shutil.rmtree(aside)
+        else:
+            temporary.replace(path)
+    except BaseException as error:
+        _remove(temporary)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise StorageError(
+                f"Could not write {path}: {error.strerror or error}. Nothing was changed there. "
+                "Free some space or choose another --output."
+            ) from error
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically and flushed to the disk."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(folder: str | Path) -> dict[str, str]:
+    """Return `{relative posix path: sha256}` of every file below `folder`, sorted by path."""
+    folder = Path(folder)
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
