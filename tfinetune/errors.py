@@ -62,3 +62,7 @@ class ParityError(TfinetuneError, RuntimeError):
 
 class OutOfMemoryError(TfinetuneError, MemoryError):
     """Memory ran out; a smaller batch or image helps."""
+
+
+class TrainingError(TfinetuneError, RuntimeError):
+    """Training diverged and left no usable model."""

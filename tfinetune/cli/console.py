@@ -1,0 +1,85 @@
+"""What all commands share: the consoles, quiet start-up, errors in one paragraph, exit codes.
+
+Results go to standard output, everything else to standard error.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from tfinetune.errors import TfinetuneError
+
+DEBUG_FLAG = "--debug"
+
+
+def debugging() -> bool:
+    """Whether the user asked for tracebacks and TensorFlow's own messages."""
+    return DEBUG_FLAG in sys.argv or bool(os.environ.get("TFINETUNE_DEBUG"))
+
+
+@contextlib.contextmanager
+def session(*, log: Path | None = None) -> Iterator[Console]:
+    """Give a console for messages, and end the process with the right exit code.
+
+    While the block runs, what native libraries write to standard error (TensorFlow's start-up
+    noise) goes to `log` instead of the user. A `TfinetuneError` is shown as one paragraph with exit
+    code 1, Ctrl-C likewise; any other exception is a bug of ours and said to be one.
+
+    Args:
+        log: file to append the noise to when the block ends, if its folder exists by then.
+
+    Raises:
+        SystemExit: with code 1 where the block failed.
+    """
+    if debugging():
+        yield Console(stderr=True)
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    sys.stderr.flush()
+    visible = os.dup(2)
+    with (
+        os.fdopen(visible, "w", encoding="utf-8", errors="replace", closefd=False) as stream,
+        tempfile.TemporaryFile() as noise,
+    ):
+        console = Console(file=stream)
+        os.dup2(noise.fileno(), 2)
+        try:
+            yield console
+        except TfinetuneError as error:
+            _fail(console, f"Error: {error}")
+        except KeyboardInterrupt:
+            _fail(console, "Interrupted. What was finished is kept; add --resume to continue.")
+        except Exception as error:
+            _fail(
+                console,
+                f"Internal error ({type(error).__name__}: {_short(error)}). "
+                f"This is a bug: run again with {DEBUG_FLAG} and report the traceback.",
+            )
+        finally:
+            sys.stderr.flush()
+            os.dup2(visible, 2)
+            _keep(noise, log)
+    os.close(visible)
+
+
+def _fail(console: Console, message: str) -> None:
+    console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(1)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _keep(noise: "tempfile._TemporaryFileWrapper", log: Path | None) -> None:
+    if log is None or not log.parent.is_dir():
+        return
+    noise.seek(0)
+    text = noise.read().decode("utf-8", errors="replace")
+    with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,36 @@
+"""`tfinetune evaluate`: measure a finished run on other labelled photos."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfinetune.cli.console import session
+from tfinetune.cli.tables import print_json, show_metrics
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    source: Annotated[Path, typer.Argument(help="Folder DIR/class/* of labelled photos.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a run on labelled photos; unknown and missing classes are counted."""
+    with session() as console:
+        from tfinetune import workflow
+        from tfinetune.reporting import Reporter
+
+        opened = workflow.open_run(run)
+        with Reporter(console) as reporter:
+            result = workflow.evaluate_folder(opened, source, reporter=reporter)
+        if as_json:
+            print_json(result)
+            return
+        show_metrics(result["metrics"], console=console)
+        for name, count in result["unknown_classes"].items():
+            console.print(
+                f"{name}: {count} photos of a class the model does not know, not counted."
+            )
+        if result["missing_classes"]:
+            console.print(f"No photo of {', '.join(result['missing_classes'])}.")
+        for row in result["set_aside"]:
+            console.print(f"{row['path']}: {row['reason']}", highlight=False)

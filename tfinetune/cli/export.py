@@ -1,0 +1,33 @@
+"""`tfinetune export`: write a finished run's SavedModel again, somewhere else."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfinetune.cli.console import session
+from tfinetune.cli.tables import print_json
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write [RUN/saved_model/1].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Export a run as SavedModel and check that it predicts what Keras predicts."""
+    with session() as console:
+        from tfinetune import workflow
+
+        path, rows = workflow.open_run(run).export(output)
+        if as_json:
+            print_json({"saved_model": str(path), "parity": rows})
+            return
+        for row in rows:
+            console.print(
+                f"{row['signature']} through {row['route']}: differs from Keras by at most "
+                f"{row['max_difference']:.1e} on {row['examples']} photos",
+                highlight=False,
+            )
+        console.print(f"Written: {path}", highlight=False)

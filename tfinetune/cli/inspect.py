@@ -1,0 +1,57 @@
+"""`tfinetune inspect`: what a backbone is, before anything is trained."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tfinetune.cli.console import session
+from tfinetune.cli.tables import print_json
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A .h5 or .keras file, or a keras.applications name.")
+    ],
+    weights: Annotated[
+        str, typer.Option(help="imagenet, none (random) or a weights file.")
+    ] = "imagenet",
+    image_size: Annotated[int | None, typer.Option(help="Rebuild it at this size.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show layer groups, parameters, input range, BatchNorm policy and warnings."""
+    with session() as console:
+        from tfinetune.backbones import load_backbone
+        from tfinetune.backbones.describe import describe
+
+        facts = describe(load_backbone(model, weights=weights, image_size=image_size))
+        if as_json:
+            print_json(facts)
+        else:
+            _show(facts, console=Console())
+
+
+def _show(facts: dict[str, Any], *, console: Console) -> None:
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        if name not in ("groups", "notes", "warnings"):
+            table.add_row(name.replace("_", " "), _text(value))
+    console.print(table)
+    groups = Table("group", "layers", "parameters", "output shape")
+    for row in facts["groups"]:
+        groups.add_row(
+            row["name"], str(row["depth"]), f"{row['parameters']:,}", _text(row["output_shape"])
+        )
+    console.print(groups)
+    for kind in ("notes", "warnings"):
+        for sentence in facts[kind]:
+            console.print(f"{kind.removesuffix('s')}: {sentence}", highlight=False, markup=False)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return " x ".join("?" if part is None else str(part) for part in value)
+    return str(value)

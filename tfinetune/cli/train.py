@@ -1,0 +1,135 @@
+"""`tfinetune train`: photos and a backbone in, a finished run folder out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from tfinetune.cli.console import session
+from tfinetune.cli.tables import show_plan, show_run
+from tfinetune.errors import RecipeError
+from tfinetune.recipe import Recipe
+from tfinetune.runs import RunFolder
+
+
+def command(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of photos: DIR/class/* or DIR/{train,val,test}/class/*."),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A .h5 or .keras file, or a keras.applications name."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Reproduce a recipe.yaml.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and its time; train nothing.")
+    ] = False,
+    strategy: Annotated[
+        str | None, typer.Option(help="lpft (default), linear_probe or full.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning [10].")] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE, any parameter of the strategy; repeatable."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels [the backbone's own size].")
+    ] = None,
+    aspect: Annotated[str | None, typer.Option(help="stretch (default), crop or pad.")] = None,
+    input_range: Annotated[
+        str | None,
+        typer.Option(help="LO,HI that pixels 0 and 255 become for the backbone [detected]."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="imagenet (default), none (random) or a weights file.")
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="Share held out to choose the model [0.15].")
+    ] = None,
+    test: Annotated[float | None, typer.Option(help="Share held out to measure it [0.15].")] = None,
+    augmentation: Annotated[
+        str | None, typer.Option(help="light (default), standard or none.")
+    ] = None,
+    class_weights: Annotated[
+        str | None, typer.Option(help="auto (default: past 3:1), always or never.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Rate before the last layer [0.2].")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of split, order, augmentation and head [0].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Fine-tune a pretrained model on a folder of photos."""
+    if output is None and not dry_run:
+        raise typer.BadParameter("--output RUN is needed: where the run folder is written.")
+    if source is None and recipe is None and not resume:
+        raise typer.BadParameter("name a folder of photos, or --recipe FILE, or --resume.")
+    given = {
+        "data": source and str(source.resolve()),
+        "backbone": backbone and _absolute(backbone),
+        "weights": weights and _absolute(weights),
+        "image_size": image_size,
+        "input_range": input_range and _parse_range(input_range),
+        "aspect": aspect,
+        "validation": validation,
+        "test": test,
+        "strategy": strategy,
+        "augmentation": augmentation,
+        "class_weights": class_weights,
+        "dropout": dropout,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    fields = {name: value for name, value in given.items() if value is not None}
+    strategy_parameters = _parse_parameters(parameters or [])
+    if epochs is not None:
+        strategy_parameters["epochs"] = epochs
+    with session(log=output / "log.txt" if output else None) as console:
+        from_file = RunFolder.resume(output).recipe_path if resume else recipe
+        base = Recipe.load(from_file) if from_file else None
+        if strategy_parameters:
+            kept = base.strategy_parameters if base and strategy in (None, base.strategy) else {}
+            fields["strategy_parameters"] = {**kept, **strategy_parameters}
+        elif base and strategy not in (None, base.strategy):
+            fields["strategy_parameters"] = {}
+
+        from tfinetune import workflow
+        from tfinetune.reporting import Reporter
+
+        reporter = Reporter(console)
+        wanted = base.replace(**fields) if base else Recipe(**fields)
+        if dry_run:
+            show_plan(workflow.plan(wanted, reporter=reporter), console=console)
+            return
+        run = workflow.train(wanted, output, resume=resume, reporter=reporter)
+        show_run(run, console=console, as_json=as_json)
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _parse_range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--input-range takes LO,HI such as -1,1; got {text!r}.") from None
+    return low, high
+
+
+def _parse_parameters(settings: list[str]) -> dict[str, Any]:
+    parameters = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set takes NAME=VALUE; got {setting!r}.")
+        try:
+            parameters[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {name}: {value!r} is not a value.") from None
+    return parameters

@@ -1,0 +1,312 @@
+"""FineTuner: a backbone and a data set's classes, fitted by a strategy, evaluated and exported."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfinetune.adaptation import PlanRow, resolve, trainable_plan
+from tfinetune.adaptation.rules import BatchNormPolicy, Plan, Rules, groups_of
+from tfinetune.assembly import Assembly
+from tfinetune.backbones import Backbone, load_backbone
+from tfinetune.data import DataSpec, Split, Splits, decode_files
+from tfinetune.errors import DataError, FixedSizeError, OutOfMemoryError
+from tfinetune.evaluation import classification_metrics, expected_calibration_error, fit_temperature
+from tfinetune.evaluation.metrics import Metrics
+from tfinetune.export import ParityRow, export_checked, sample_photos
+from tfinetune.inference import constant_function, predict
+from tfinetune.reporting import Reporter
+from tfinetune.storage import atomic_path
+from tfinetune.training import Checkpoint, Outcome, Phase, class_weights, run_phases
+from tfinetune.training.strategies import LPFT, Strategy
+
+
+class FineTuner:
+    """Fine-tune a backbone on a data set and get a plain Keras model.
+
+    Args:
+        backbone: path of a `.h5` or `.keras` file, a `keras.applications` name, a `keras.Model`,
+            or what `load_backbone` returned.
+        spec: image size and classes, as `splits.spec` gives them.
+        weights: for a name or path, see `load_backbone`.
+        input_range: what pixel values 0 and 255 become for the backbone; None detects it.
+        dropout: rate before the last layer, in [0, 1).
+        seed: of the head, dropout, order and augmentation.
+        reporter: shows progress; None is silent.
+
+    Attributes:
+        model: the plain `keras.Model`: image `[b, H, W, 3]`, 0..255, to probabilities.
+        calibration: temperature and calibration error before and after, once `fit` had a
+            validation split.
+
+    Raises:
+        FixedSizeError: if the backbone cannot work at `spec.image_size`.
+
+    Example:
+        >>> import tfinetune as ft  # doctest: +SKIP
+        >>> splits = ft.data.from_image_folder("photos/", image_size=224)
+        >>> tuner = ft.FineTuner("base_model.h5", splits.spec)
+        >>> tuner.fit(splits, ft.strategies.LPFT(epochs=10))
+        >>> tuner.export("serving/1")
+    """
+
+    def __init__(
+        self,
+        backbone: str | Path | keras.Model | Backbone,
+        spec: DataSpec,
+        *,
+        weights: str = "imagenet",
+        input_range: tuple[float, float] | None = None,
+        dropout: float = 0.2,
+        seed: int = 0,
+        reporter: Reporter | None = None,
+    ) -> None:
+        if not isinstance(backbone, Backbone):
+            backbone = load_backbone(
+                backbone,
+                weights=weights,
+                image_size=spec.image_size,
+                input_range=input_range,
+                seed=seed,
+            )
+        if backbone.image_size != tuple(spec.image_size):
+            raise FixedSizeError(
+                f"The backbone works at {_size(backbone.image_size)} pixels only and the photos "
+                f"were prepared at {_size(spec.image_size)}. Read them with "
+                f"image_size={backbone.image_size}."
+            )
+        self.spec = spec
+        self.seed = seed
+        self.reporter = reporter or Reporter()
+        self.assembly = Assembly(backbone, spec.num_classes, dropout=dropout, seed=seed)
+        self.outcome: Outcome | None = None
+        self.calibration: dict | None = None
+        self.class_weights: dict[int, float] | None = None
+        self._plan: Plan = resolve("all", self.assembly)
+        self._gate_photos: Sequence[str | Path] = sample_photos()
+
+    @property
+    def backbone(self) -> Backbone:
+        """What is fine-tuned."""
+        return self.assembly.backbone
+
+    @property
+    def model(self) -> keras.Model:
+        """Image `[b, H, W, 3]`, 0..255, to probabilities `[b, classes]`."""
+        return self.assembly.model
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the layer groups from input to head."""
+        return list(groups_of(self.assembly))
+
+    def set_trainable(self, rules: Rules, *, batch_norm: BatchNormPolicy = "frozen") -> None:
+        """Set which layers train, for your own `compile` and `fit` on `model`.
+
+        Args:
+            rules: see `tfinetune.adaptation.rules`; later rules win.
+            batch_norm: `frozen` or `adapt`.
+
+        Raises:
+            UnknownLayerError: if a rule matches no layer.
+        """
+        self._plan = resolve(rules, self.assembly, batch_norm=batch_norm)
+        self._plan.apply()
+
+    def trainable_plan(self) -> list[PlanRow]:
+        """List every layer that has weights: its group, state, and parameter count."""
+        return trainable_plan(self._plan)
+
+    def phases(self, strategy: Strategy) -> list[Phase]:
+        """List the phases of a strategy for this backbone and data set."""
+        return strategy.phases(self.groups, self.spec)
+
+    def fit(
+        self,
+        splits: Splits,
+        strategy: Strategy | None = None,
+        *,
+        batch_size: int = 32,
+        augment: str = "light",
+        class_weighting: str = "auto",
+        checkpoint: str | Path | None = None,
+        on_epoch: Callable[[list[dict]], None] = lambda history: None,
+    ) -> Outcome:
+        """Run a strategy, keep the best candidate, and calibrate it on the validation split.
+
+        Args:
+            splits: what to learn from.
+            strategy: LP-FT where not given.
+            batch_size: photos a step.
+            augment: policy for the training photos.
+            class_weighting: `auto`, `always` or `never`, see `training.class_weights`.
+            checkpoint: file to keep the state in after every epoch, and to continue from.
+            on_epoch: told the whole history after every epoch.
+
+        Returns:
+            Candidates, history and times; `model` then holds the candidate that shipped.
+
+        Raises:
+            OutOfMemoryError: with advice, if memory ran out.
+            TrainingError: if training diverged.
+        """
+        strategy = strategy or LPFT()
+        self._gate_photos = (splits.validation or splits.test or splits.train).paths
+        self.class_weights = class_weights(splits.train, mode=class_weighting)
+        if self.class_weights:
+            self.reporter.say(
+                "The largest class has over 3 times the smallest's photos: the loss weighs every "
+                "class the same."
+                if class_weighting == "auto"
+                else "The loss weighs every class the same."
+            )
+        phases = self.phases(strategy)
+        try:
+            self.outcome = run_phases(
+                self.assembly,
+                splits,
+                phases=phases,
+                batch_size=batch_size,
+                augment=augment,
+                seed=self.seed,
+                class_weights=self.class_weights,
+                checkpoint=Checkpoint(checkpoint) if checkpoint else None,
+                reporter=self.reporter,
+                on_epoch=on_epoch,
+            )
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise OutOfMemoryError(
+                f"Memory ran out while training at {_size(self.spec.image_size)} pixels with "
+                f"--batch-size {batch_size}. Try half the batch size, or a smaller --image-size."
+            ) from error
+        self._plan = resolve(phases[-1].trainable, self.assembly, batch_norm=phases[-1].batch_norm)
+        self._plan.apply()
+        if splits.validation is not None:
+            self.calibrate(splits.validation)
+        return self.outcome
+
+    def calibrate(self, split: Split) -> float:
+        """Fit the temperature on a split and build it into `model`.
+
+        Args:
+            split: held out from training.
+
+        Returns:
+            The temperature.
+        """
+        logits = self._run(self.assembly.logits_model, split)
+        before = expected_calibration_error(_softmax(logits), split.labels)
+        temperature = fit_temperature(logits, split.labels)
+        self.assembly.set_temperature(temperature)
+        after = expected_calibration_error(_softmax(logits / temperature), split.labels)
+        self.calibration = {
+            "temperature": temperature,
+            "ece_before": before,
+            "ece_after": after,
+            "split": split.name,
+        }
+        return temperature
+
+    def probabilities(self, split: Split) -> np.ndarray:
+        """Return calibrated probabilities `[n, classes]` in the split's own order."""
+        return self._run(self.model, split)
+
+    def evaluate(self, split: Split) -> Metrics:
+        """Return the metrics of `evaluation.classification_metrics` on a split."""
+        probabilities = self.probabilities(split)
+        return classification_metrics(split.labels, probabilities, self.spec.class_names)
+
+    def predict(self, files: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
+        """Classify image files.
+
+        Returns:
+            Probabilities `[n, classes]` (zeros where a file cannot be read) and the reason for
+            each position that could not.
+        """
+        return predict_files(self.model, files, aspect=self.spec.aspect, reporter=self.reporter)
+
+    def export(
+        self, path: str | Path, *, photos: Sequence[str | Path] | None = None
+    ) -> list[ParityRow]:
+        """Write a SavedModel folder that was checked to predict what `model` predicts.
+
+        Args:
+            path: folder to write, such as `serving/1`; it appears complete or not at all.
+            photos: real files for the parity gate; without them, those that `fit` held out, or
+                scikit-learn's two sample photos.
+
+        Raises:
+            ParityError: if the SavedModel differs by more than 1e-4; nothing is kept then.
+        """
+        return export_checked(
+            self.model,
+            path,
+            class_names=self.spec.class_names,
+            aspect=self.spec.aspect,
+            photos=photos or self._gate_photos,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write `model` as `.keras`, uncompiled: it loads where tfinetune is not installed."""
+        with atomic_path(path) as temporary:
+            self.model.save(temporary)
+
+    def _run(self, model: keras.Model, split: Split) -> np.ndarray:
+        with self.reporter.bar(f"predicting {split.name}") as advance:
+            return predict(
+                constant_function(model),
+                split.dataset(64, epoch=0),
+                total=len(split),
+                advance=advance,
+            )
+
+
+def predict_files(
+    model: keras.Model,
+    files: Sequence[str | Path],
+    *,
+    aspect: str,
+    reporter: Reporter | None = None,
+    chunk: int = 512,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Classify image files with any model that takes images of 0..255.
+
+    Args:
+        model: image -> probabilities.
+        files: paths; decoded `chunk` at a time, so that a large folder does not fill the memory.
+        aspect: how photos are brought to the model's size.
+        reporter: shows progress.
+        chunk: files in memory at a time.
+
+    Returns:
+        Probabilities `[n, classes]` (zeros where a file cannot be read) and the reason for each
+        position that could not.
+
+    Raises:
+        DataError: if `files` is empty.
+    """
+    if not files:
+        raise DataError("There is no file to predict. Name image files or a folder of them.")
+    function = constant_function(model)
+    parts, failures = [], {}
+    with (reporter or Reporter()).bar("predicting") as advance:
+        for start in range(0, len(files), chunk):
+            some = files[start : start + chunk]
+            images, unread = decode_files(some, image_size=model.input_shape[1:3], aspect=aspect)
+            batches = tf.data.Dataset.from_tensor_slices(images).batch(64)
+            probabilities = predict(function, batches, total=len(some)).copy()
+            probabilities[list(unread)] = 0
+            parts.append(probabilities)
+            failures.update({start + index: reason for index, reason in unread.items()})
+            advance(start + len(some), len(files))
+    return np.concatenate(parts), failures
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,90 @@
+"""What a long job tells the person who waits: bars, sentences and a log."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Advance = Callable[[int, int], None]  # (done, total)
+
+
+class Reporter:
+    """Show progress on a console and keep every sentence in a log file.
+
+    Args:
+        console: where to show; None shows nothing (the log is still kept).
+        log: a text file to append to; may be set later, when the run folder exists.
+    """
+
+    def __init__(self, console: Console | None = None, *, log: Path | None = None) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self.log = log
+
+    def say(self, sentence: str) -> None:
+        """Show one sentence and log it."""
+        if self._console is not None:
+            target = self._progress.console if self._progress else self._console
+            target.print(sentence, markup=False, highlight=False)
+        self._write(sentence)
+
+    @contextlib.contextmanager
+    def bar(self, title: str) -> Iterator[Advance]:
+        """Show a progress bar that appears only when the work lasts over two seconds.
+
+        Yields:
+            A function of (steps done, steps in all) to call as the work goes on.
+        """
+        started = time.monotonic()
+        task = None
+
+        def advance(done: int, total: int) -> None:
+            nonlocal task
+            if self._progress is None:
+                return
+            if task is None and (done >= total or time.monotonic() - started < 2):
+                return
+            if task is None:
+                task = self._progress.add_task(title)
+            self._progress.update(task, completed=done, total=total)
+
+        try:
+            yield advance
+        finally:
+            if task is not None and self._progress is not None:
+                self._progress.remove_task(task)
+            self._write(f"{title}: {time.monotonic() - started:.1f} s")
+
+    def __enter__(self) -> "Reporter":
+        if self._console is not None and self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _write(self, line: str) -> None:
+        if self.log is None:
+            return
+        # A log that cannot be written (full disk) must not end the run it describes.
+        with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

@@ -1,0 +1,133 @@
+"""The one file a killed run continues from: weights, optimizer, random states, best so far."""
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfinetune.errors import RunError
+from tfinetune.storage import atomic_path
+
+Arrays = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a phase offers to ship: its weights and how they did on the validation split."""
+
+    phase: str
+    weights: Arrays
+    accuracy: float | None = None
+    loss: float | None = None
+    epoch: int = 0
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """Orders candidates: by validation accuracy, then by validation loss."""
+        if self.accuracy is None or self.loss is None:
+            return (-np.inf, -np.inf)
+        return (self.accuracy, -self.loss)
+
+
+@dataclass
+class TrainingState:
+    """Everything that the rest of a run depends on, after the last finished epoch.
+
+    Attributes:
+        phase: index of the phase that goes on.
+        epoch: finished epochs of that phase.
+        weights: of the model, seed-generator states included.
+        optimizer: variables of the optimizer, empty between phases.
+        best: the best epoch of the phase so far.
+        candidates: what finished phases offer.
+        history: a row for every finished epoch.
+        seconds: time spent in each phase.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    weights: Arrays = field(default_factory=list)
+    optimizer: Arrays = field(default_factory=list)
+    best: Candidate | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """Save and load a `TrainingState` as one `.npz`, replaced atomically after every epoch."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def save(self, state: TrainingState) -> None:
+        """Write the state; a reader finds the previous one or this one."""
+        arrays: dict[str, np.ndarray] = {}
+        candidates = [*state.candidates, *([state.best] if state.best else [])]
+        described = []
+        for index, candidate in enumerate(candidates):
+            _pack(arrays, f"candidate{index}", candidate.weights)
+            described.append(
+                {
+                    "phase": candidate.phase,
+                    "accuracy": candidate.accuracy,
+                    "loss": candidate.loss,
+                    "epoch": candidate.epoch,
+                }
+            )
+        _pack(arrays, "weights", state.weights)
+        _pack(arrays, "optimizer", state.optimizer)
+        description = {
+            "phase": state.phase,
+            "epoch": state.epoch,
+            "has_best": state.best is not None,
+            "candidates": described,
+            "history": state.history,
+            "seconds": state.seconds,
+        }
+        with atomic_path(self.path) as temporary:
+            np.savez(temporary, description=json.dumps(description), **arrays)
+
+    def load(self) -> TrainingState | None:
+        """Read the state, or None where no epoch was finished.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                description = json.loads(str(arrays["description"]))
+                candidates = [
+                    Candidate(weights=_unpack(arrays, f"candidate{index}"), **candidate)
+                    for index, candidate in enumerate(description["candidates"])
+                ]
+                best = candidates.pop() if description["has_best"] else None
+                return TrainingState(
+                    phase=description["phase"],
+                    epoch=description["epoch"],
+                    weights=_unpack(arrays, "weights"),
+                    optimizer=_unpack(arrays, "optimizer"),
+                    best=best,
+                    candidates=candidates,
+                    history=description["history"],
+                    seconds=description["seconds"],
+                )
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise RunError(
+                f"The checkpoint {self.path} is damaged ({error}). Delete it to start the run's "
+                "training again with --resume."
+            ) from None
+
+
+def _pack(arrays: dict[str, np.ndarray], prefix: str, values: Arrays) -> None:
+    arrays.update({f"{prefix}/{index:05d}": value for index, value in enumerate(values)})
+
+
+def _unpack(arrays: Any, prefix: str) -> Arrays:
+    names = sorted(name for name in arrays.files if name.startswith(f"{prefix}/"))
+    return [arrays[name] for name in names]

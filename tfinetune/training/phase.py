@@ -1,0 +1,39 @@
+"""A phase: one stretch of training as plain data, which a strategy lists and the runner executes."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Phase(BaseModel):
+    """What trains, how, and for how long.
+
+    Attributes:
+        name: shown in plans, curves and tables; unique within a strategy.
+        trainable: layer rules, see `tfinetune.adaptation.rules`.
+        solver: `sgd` trains with the optimizer; `logistic` fits the head on cached features of the
+            frozen backbone in one convex problem, and needs neither epochs nor rate.
+        epochs: passes over the training split.
+        learning_rate: peak rate of AdamW for the group nearest the head.
+        layer_decay: each group further from the head trains at the rate times this, in (0, 1].
+        weight_decay: decoupled, as in AdamW.
+        warmup: share of the steps over which the rate rises from zero, before it falls to zero
+            along a cosine (Loshchilov & Hutter 2017, "SGDR").
+        clip_norm: largest norm of all gradients together; None leaves them.
+        batch_norm: `frozen` keeps pretrained statistics and scale, `adapt` trains them.
+        augment: whether the run's augmentation policy applies.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    trainable: str | tuple[str, ...] = "all"
+    solver: Literal["sgd", "logistic"] = "sgd"
+    epochs: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    batch_norm: Literal["frozen", "adapt"] = "frozen"
+    augment: bool = True

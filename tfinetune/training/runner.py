@@ -1,0 +1,282 @@
+"""Execute phases: the only place that compiles and fits.
+
+A run is a sequence of epochs; after each one the whole state is on disk, and order, augmentation
+and rates depend on nothing but the seed and the epoch's number. So a run that was killed anywhere
+continues to the very same weights.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+from keras import ops
+from sklearn.metrics import accuracy_score, log_loss
+
+from tfinetune.adaptation import AdamW, Plan, resolve
+from tfinetune.assembly import Assembly
+from tfinetune.data import Splits
+from tfinetune.errors import TrainingError
+from tfinetune.reporting import Advance, Reporter
+from tfinetune.training.checkpoint import Arrays, Candidate, Checkpoint, TrainingState
+from tfinetune.training.feature_cache import VIEWS, FeatureCache
+from tfinetune.training.logistic import fit_logistic_head
+from tfinetune.training.phase import Phase
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sequence of phases left.
+
+    Attributes:
+        shipped: the candidate whose weights the model now has.
+        candidates: what each phase offered, in order.
+        history: a row for every epoch: phase, epoch, loss, accuracy, val_loss, val_accuracy,
+            learning_rate, seconds.
+        seconds: time spent in each phase.
+    """
+
+    shipped: Candidate
+    candidates: list[Candidate]
+    history: list[dict]
+    seconds: dict[str, float]
+
+
+@dataclass
+class Runner:
+    """Runs phases on one assembly and one data set; `run_phases` is the usual way in."""
+
+    assembly: Assembly
+    splits: Splits
+    batch_size: int = 32
+    augment: str = "light"
+    seed: int = 0
+    class_weights: dict[int, float] | None = None
+    checkpoint: Checkpoint | None = None
+    reporter: Reporter = field(default_factory=Reporter)
+    on_epoch: Callable[[list[dict]], None] = lambda history: None
+
+    def run(self, phases: Sequence[Phase]) -> Outcome:
+        """Run the phases that are not finished yet, then load the candidate that ships."""
+        _seed_generators(self.assembly, self.seed)
+        state = (self.checkpoint.load() if self.checkpoint else None) or TrainingState()
+        if state.weights:
+            self.assembly.set_weights(state.weights)
+        for index in range(state.phase, len(phases)):
+            phase = phases[index]
+            solve = self._solve_logistic if phase.solver == "logistic" else self._train
+            candidate = solve(phase, state, first_epoch=_epochs_before(phases, index))
+            state.candidates.append(candidate)
+            state.phase, state.epoch, state.best, state.optimizer = index + 1, 0, None, []
+            self._save(state)
+        shipped = choose(state.candidates)
+        self.assembly.set_weights(shipped.weights)
+        return Outcome(shipped, state.candidates, state.history, state.seconds)
+
+    def _solve_logistic(self, phase: Phase, state: TrainingState, *, first_epoch: int) -> Candidate:
+        started = time.monotonic()
+        resolve(phase.trainable, self.assembly, batch_norm=phase.batch_norm).apply()
+        cache = FeatureCache(self.assembly, reporter=self.reporter)
+        train, validation = self.splits.train, self.splits.validation
+        kernel, bias, _ = fit_logistic_head(
+            [cache.features(train, view=view) for view in VIEWS],
+            train.labels,
+            class_weights=self.class_weights,
+            seed=self.seed,
+        )
+        self.assembly.set_logits_weights(kernel, bias)
+        accuracy = loss = None
+        if validation is not None:
+            logits = cache.features(validation) @ kernel + bias
+            probabilities = ops.convert_to_numpy(ops.softmax(logits))
+            labels = np.arange(validation.num_classes)
+            accuracy = float(accuracy_score(validation.labels, probabilities.argmax(1)))
+            loss = float(log_loss(validation.labels, probabilities, labels=labels))
+        state.seconds[phase.name] = time.monotonic() - started
+        return Candidate(phase.name, self.assembly.get_weights(), accuracy, loss)
+
+    def _train(self, phase: Phase, state: TrainingState, *, first_epoch: int) -> Candidate:
+        train, validation = self.splits.train, self.splits.validation
+        steps = train.steps(self.batch_size)
+        plan = compile_for(phase, self.assembly, steps=steps * phase.epochs)
+        model = self.assembly.logits_model
+        if state.optimizer:
+            for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
+                variable.assign(value)
+        batches = train.dataset(
+            self.batch_size,
+            epoch=first_epoch + state.epoch,
+            epochs=phase.epochs - state.epoch,
+            shuffle=True,
+            augment=self.augment if phase.augment else "none",
+            seed=self.seed,
+        )
+        held_out = validation.dataset(self.batch_size, epoch=0) if validation is not None else None
+        if state.epoch < phase.epochs:
+            with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
+                model.fit(
+                    batches,
+                    initial_epoch=state.epoch,
+                    epochs=phase.epochs,
+                    steps_per_epoch=steps,
+                    validation_data=held_out,
+                    class_weight=self.class_weights,
+                    callbacks=[_Recorder(self, phase, state, steps=steps, advance=advance)],
+                    verbose=0,
+                )
+        best = state.best or self._last_epoch(phase, state)
+        self.assembly.set_weights(best.weights)
+        return best
+
+    def _last_epoch(self, phase: Phase, state: TrainingState) -> Candidate:
+        # Without validation nothing is selected: the last epoch is what the phase offers.
+        return Candidate(phase.name, self.assembly.get_weights(), epoch=state.epoch)
+
+    def _save(self, state: TrainingState) -> None:
+        state.weights = self.assembly.get_weights()
+        if self.checkpoint is not None:
+            self.checkpoint.save(state)
+        self.on_epoch(state.history)
+
+
+def run_phases(
+    assembly: Assembly, splits: Splits, *, phases: Sequence[Phase], **options: object
+) -> Outcome:
+    """Run phases on an assembly, shipping the best candidate by validation score.
+
+    Args:
+        assembly: trained in place.
+        splits: `train` is needed; without `validation` nothing is selected and the last phase's
+            last epoch ships.
+        phases: what to do, as a strategy lists it.
+        **options: fields of `Runner`.
+    """
+    return Runner(assembly, splits, **options).run(phases)
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the candidate that ships: the best by validation, else the last usable one.
+
+    Raises:
+        TrainingError: if every candidate has weights that are not finite.
+    """
+    usable = [c for c in candidates if all(np.isfinite(w).all() for w in c.weights)]
+    if not usable:
+        raise TrainingError(
+            "Training diverged: the weights are not finite numbers. Lower the learning rate "
+            "(--set learning_rate=1e-4)."
+        )
+    if any(c.accuracy is None for c in usable):
+        return usable[-1]
+    return max(usable, key=lambda candidate: candidate.score)
+
+
+def build_optimizer(phase: Phase, assembly: Assembly, *, steps: int) -> AdamW:
+    """Return AdamW with the phase's schedule and rates per group.
+
+    Args:
+        phase: rates, decay, warm-up and clipping.
+        assembly: gives every variable its group.
+        steps: of the whole phase.
+    """
+    warmup = round(phase.warmup * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else phase.learning_rate,
+        decay_steps=max(1, steps - warmup),
+        warmup_target=phase.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    return AdamW(
+        schedule,
+        layer_decay=phase.layer_decay,
+        assembly=assembly,
+        weight_decay=phase.weight_decay or None,
+        global_clipnorm=phase.clip_norm,
+    )
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Writes the state after every epoch and keeps the best one."""
+
+    def __init__(
+        self, runner: Runner, phase: Phase, state: TrainingState, *, steps: int, advance: Advance
+    ) -> None:
+        super().__init__()
+        self._runner, self._phase, self._state = runner, phase, state
+        self._steps, self._advance = steps, advance
+        self._batches = state.epoch * steps
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._batches += 1
+        self._advance(self._batches, self._steps * self._phase.epochs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        seconds, self._started = time.monotonic() - self._started, time.monotonic()
+        state, phase, runner = self._state, self._phase, self._runner
+        state.epoch = epoch + 1
+        state.history.append(
+            {
+                "phase": phase.name,
+                "epoch": epoch + 1,
+                **{
+                    k: logs[k]
+                    for k in ("loss", "accuracy", "val_loss", "val_accuracy")
+                    if k in logs
+                },
+                "learning_rate": float(self.model.optimizer.learning_rate),
+                "seconds": round(seconds, 3),
+            }
+        )
+        state.seconds[phase.name] = state.seconds.get(phase.name, 0.0) + seconds
+        finite = np.isfinite(logs["loss"])
+        if "val_loss" in logs and finite:
+            weights: Arrays = runner.assembly.get_weights()
+            candidate = Candidate(
+                phase.name, weights, logs["val_accuracy"], logs["val_loss"], epoch + 1
+            )
+            if state.best is None or candidate.score > state.best.score:
+                state.best = candidate
+        state.optimizer = [ops.convert_to_numpy(v) for v in self.model.optimizer.variables]
+        runner._save(state)
+        if not finite:
+            runner.reporter.say(f"{phase.name}: the loss is not finite after epoch {epoch + 1}.")
+            self.model.stop_training = True
+
+
+def _epochs_before(phases: Sequence[Phase], index: int) -> int:
+    # Phases go on counting, so that no two epochs of a run see the same order and views.
+    return sum(phase.epochs for phase in phases[:index])
+
+
+def _seed_generators(assembly: Assembly, seed: int) -> None:
+    """Give every random layer a state of its own that depends on the seed alone."""
+    states = [v for v in assembly.model.variables if v.name == "seed_generator_state"]
+    for index, variable in enumerate(states):
+        variable.assign(np.array([seed, index + 1], dtype=variable.dtype))
+
+
+def compile_for(phase: Phase, assembly: Assembly, *, steps: int) -> Plan:
+    """Set the trainable flags of a phase and compile `assembly.logits_model` for it.
+
+    Args:
+        phase: what trains and how.
+        assembly: compiled in place, its optimizer already built.
+        steps: of the whole phase.
+
+    Returns:
+        The plan that was applied and checked.
+    """
+    plan = resolve(phase.trainable, assembly, batch_norm=phase.batch_norm)
+    plan.apply()
+    model = assembly.logits_model
+    model.compile(
+        optimizer=build_optimizer(phase, assembly, steps=steps),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions
+    )
+    model.optimizer.build(model.trainable_variables)
+    return plan

@@ -1,0 +1,164 @@
+"""A finished run: predict, measure, export, and go on from it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfinetune.data import Splits, list_images, list_labelled
+from tfinetune.errors import DataError
+from tfinetune.evaluation import classification_metrics
+from tfinetune.export import export_checked, sample_photos
+from tfinetune.finetuner import FineTuner, predict_files
+from tfinetune.reporting import Reporter
+from tfinetune.runs import RunFolder
+from tfinetune.security.loading import load_keras
+from tfinetune.workflow.prepare import check_same_data, prepare
+
+
+class Run:
+    """A finished run: its model, its numbers, and the way back to a FineTuner.
+
+    Attributes:
+        folder: paths of every artifact.
+        recipe: what reproduces it.
+        metrics: the content of metrics.json.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.recipe = folder.recipe()
+        self.metrics = folder.metrics()
+        self._model: keras.Model | None = None
+
+    @property
+    def model(self) -> keras.Model:
+        """The fine-tuned model, image `[b, H, W, 3]` 0..255 to probabilities `[b, classes]`."""
+        if self._model is None:
+            self._model = load_keras(self.folder.model_path)
+        return self._model
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes in the order of the model's outputs."""
+        return self.metrics["class_names"]
+
+    def predict(
+        self, files: Sequence[str | Path], *, reporter: Reporter | None = None
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Classify image files, see `finetuner.predict_files`."""
+        return predict_files(self.model, files, aspect=self.recipe.aspect, reporter=reporter)
+
+    def finetuner(self) -> tuple[FineTuner, Splits]:
+        """Return a FineTuner that holds the run's weights, and the run's data.
+
+        Raises:
+            RunError: if the photos changed since.
+        """
+        tuner, splits = prepare(self.recipe, Reporter())
+        check_same_data(self.folder, splits)
+        tuner.assembly.set_temperature(self.metrics["temperature"])
+        tuner.model.set_weights(self.model.get_weights())
+        return tuner, splits
+
+    def export(self, path: str | Path | None = None) -> tuple[Path, list[dict[str, Any]]]:
+        """Write the SavedModel again and check it, see `FineTuner.export`.
+
+        Args:
+            path: folder to write; the run's own `saved_model/1` where not given.
+
+        Returns:
+            The folder and the rows of the parity gate.
+        """
+        path = Path(path or self.folder.saved_model_path)
+        rows = export_checked(
+            self.model,
+            path,
+            class_names=self.class_names,
+            aspect=self.recipe.aspect,
+            photos=sample_photos(),
+        )
+        if path.resolve() == self.folder.saved_model_path.resolve():
+            self.folder.write_manifest()
+        return path, [vars(row) for row in rows]
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the folder of a finished run.
+
+    Raises:
+        RunError: if it is no run, is unfinished, or was damaged.
+    """
+    return Run(RunFolder.open(path))
+
+
+def predictions(
+    run: Run,
+    paths: Sequence[str | Path],
+    *,
+    top: int = 3,
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """Classify files and everything that looks like an image below folders.
+
+    Returns:
+        For each file `{file, predictions: [{label, probability}], error}`, most probable first;
+        `error` is the reason where a file could not be read, else None.
+
+    Raises:
+        DataError: if a path does not exist or a folder holds no image.
+    """
+    files = list_images(paths)
+    probabilities, failures = run.predict(files, reporter=reporter)
+    rows = []
+    for index, file in enumerate(files):
+        order = np.argsort(-probabilities[index], kind="stable")[:top]
+        guesses = [
+            {"label": run.class_names[c], "probability": float(probabilities[index, c])}
+            for c in order
+        ]
+        error = failures.get(index)
+        rows.append({"file": str(file), "predictions": [] if error else guesses, "error": error})
+    return rows
+
+
+def evaluate_folder(
+    run: Run, directory: str | Path, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Measure a run on labelled photos `DIR/class/*`.
+
+    Returns:
+        `metrics` of the photos that could be read; `unknown_classes`, folders that are no class of
+        the model, with their photo counts; `missing_classes`; `set_aside`, `[{path, reason}]`.
+
+    Raises:
+        DataError: if no photo of a known class can be read.
+    """
+    names = run.class_names
+    labelled = list_labelled(directory)
+    unknown = Counter(label for _, label in labelled if label not in names)
+    known = [(path, label) for path, label in labelled if label in names]
+    if not known:
+        raise DataError(
+            f"{directory} holds no photo of a class that the model knows ({', '.join(names)}): "
+            f"its folders are {', '.join(unknown) or 'none'}."
+        )
+    probabilities, failures = run.predict([path for path, _ in known], reporter=reporter)
+    read = [index for index in range(len(known)) if index not in failures]
+    if not read:
+        raise DataError(
+            f"None of the {len(known)} photos in {directory} can be read; the first: {failures[0]}."
+        )
+    labels = np.array([names.index(known[index][1]) for index in read])
+    present = {known[index][1] for index in read}
+    return {
+        "metrics": classification_metrics(labels, probabilities[read], names),
+        "unknown_classes": dict(unknown),
+        "missing_classes": [name for name in names if name not in present],
+        "set_aside": [
+            {"path": str(known[index][0]), "reason": reason} for index, reason in failures.items()
+        ],
+    }

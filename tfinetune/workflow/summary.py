@@ -1,0 +1,185 @@
+"""What a run tells: metrics.json, the rows of its plan, and the report's content."""
+
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfinetune.adaptation.layerwise import group_multipliers
+from tfinetune.adaptation.rules import groups_of, resolve
+from tfinetune.backbones.describe import describe
+from tfinetune.data import Split, Splits
+from tfinetune.evaluation import Mistake, ReportData, classification_metrics, worst_mistakes
+from tfinetune.finetuner import FineTuner
+from tfinetune.recipe import Recipe
+from tfinetune.training import Phase
+
+
+def plan_rows(tuner: FineTuner, phases: list[Phase]) -> list[dict[str, Any]]:
+    """Return what each phase does to each layer group, for tables: parameters, state, rate."""
+    rows = []
+    for phase in phases:
+        plan = resolve(phase.trainable, tuner.assembly, batch_norm=phase.batch_norm)
+        multipliers = group_multipliers(tuner.groups, phase.layer_decay)
+        for name, layers in groups_of(tuner.assembly).items():
+            trained = [layer for layer in layers if layer.weights and plan.trains(layer)]
+            rate = phase.learning_rate * multipliers[name]
+            rows.append(
+                {
+                    "phase": phase.name,
+                    "group": name,
+                    "layers": sum(1 for layer in layers if layer.weights),
+                    "parameters": sum(layer.count_params() for layer in layers),
+                    "trainable": bool(trained),
+                    "learning_rate": rate if trained and phase.solver == "sgd" else None,
+                }
+            )
+    return rows
+
+
+def evaluate(tuner: FineTuner, splits: Splits) -> tuple[dict[str, Any], list[Mistake]]:
+    """Return the part of metrics.json that the model decides, and the worst mistakes."""
+    names = list(splits.spec.class_names)
+    outcome = tuner.outcome
+    metrics: dict[str, Any] = {
+        "class_names": names,
+        "shipped": outcome.shipped.phase,
+        "shipped_because": _why_shipped(tuner, splits),
+        "candidates": [
+            {
+                "name": candidate.phase,
+                "accuracy": candidate.accuracy,
+                "loss": candidate.loss,
+                "epoch": candidate.epoch,
+                "shipped": candidate is outcome.shipped,
+            }
+            for candidate in outcome.candidates
+        ],
+        "temperature": tuner.assembly.temperature,
+        "calibration": tuner.calibration,
+        "class_weights": tuner.class_weights,
+        "validation": None,
+        "test": None,
+    }
+    mistakes: list[Mistake] = []
+    for split in filter(None, (splits.validation, splits.test)):
+        probabilities = tuner.probabilities(split)
+        metrics[split.name] = classification_metrics(split.labels, probabilities, names)
+        mistakes = _mistakes(
+            split, probabilities, names
+        )  # those of the last: test, if there is one
+    return metrics, mistakes
+
+
+def _why_shipped(tuner: FineTuner, splits: Splits) -> str:
+    shipped, candidates = tuner.outcome.shipped, tuner.outcome.candidates
+    if splits.validation is None:
+        return (
+            f"There is no validation split, so nothing was selected: the last epoch of "
+            f"{shipped.phase} ships, with uncalibrated probabilities."
+        )
+    if len(candidates) == 1:
+        return f"{shipped.phase} is the only candidate; its best epoch on validation ships."
+    others = ", ".join(f"{c.phase} {c.accuracy:.1%}" for c in candidates if c is not shipped)
+    return (
+        f"{shipped.phase} ships: {shipped.accuracy:.1%} on validation, against {others} "
+        "(equal accuracy is decided by the loss)."
+    )
+
+
+def _mistakes(split: Split, probabilities: np.ndarray, names: list[str]) -> list[Mistake]:
+    images = split.images()
+    return [
+        Mistake(
+            image=images[index],
+            id=split.ids[index],
+            true=names[split.labels[index]],
+            predicted=names[int(probabilities[index].argmax())],
+            probability=float(probabilities[index].max()),
+        )
+        for index in worst_mistakes(split.labels, probabilities)
+    ]
+
+
+def report_data(
+    tuner: FineTuner,
+    splits: Splits,
+    recipe: Recipe,
+    plan: list[dict[str, Any]],
+    metrics: dict[str, Any],
+    mistakes: list[Mistake],
+) -> ReportData:
+    outcome = tuner.outcome
+    probe = next((c for c in outcome.candidates if c.phase == "probe"), None)
+    facts = describe(tuner.backbone)
+    measured = metrics["test"] or metrics["validation"]
+    this_run = {
+        "name": "this run",
+        "accuracy": measured and measured["accuracy"],
+        "interval": measured and measured["accuracy_interval"],
+        "seconds": sum(outcome.seconds.values()),
+    }
+    return ReportData(
+        title=f"{Path(recipe.data).name}: {len(splits.spec.class_names)} classes",
+        class_names=splits.spec.class_names,
+        counts=splits.spec.counts,
+        quarantine=[vars(row) for row in splits.quarantine],
+        stray_files=splits.ignored,
+        stray_examples=splits.ignored_examples,
+        duplicates=[vars(group) for group in splits.duplicates],
+        notes=[*splits.notes, *_notes(tuner, splits)],
+        test=metrics["test"],
+        validation=metrics["validation"],
+        calibration=tuner.calibration,
+        mistakes=mistakes,
+        candidates=metrics["candidates"],
+        shipped_because=metrics["shipped_because"],
+        history=outcome.history,
+        probe_accuracy=probe.accuracy if probe else None,
+        plan=plan,
+        phase_seconds=metrics["seconds"],
+        total_seconds=metrics["total_seconds"],
+        peak_memory_bytes=metrics["peak_memory_bytes"],
+        device=device(),
+        versions={name: version(name) for name in ("tfinetune", "tensorflow", "keras", "numpy")},
+        backbone={
+            "source": recipe.backbone,
+            "kind": facts["kind"],
+            "sha256": facts["sha256"],
+            "parameters": facts["parameters"],
+            "image_size": tuner.backbone.image_size,
+            "input_range": tuner.backbone.input_scaling.describe(),
+            "decided_by": tuner.backbone.input_scaling.origin,
+            "warnings": tuner.backbone.provenance.warnings,
+            "notes": tuner.backbone.provenance.notes,
+        },
+        parity=metrics["parity"],
+        comparison=[this_run, *metrics["comparison"]] if metrics["comparison"] else [],
+        recipe=recipe.to_yaml(),
+        created=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _notes(tuner: FineTuner, splits: Splits) -> list[str]:
+    notes = []
+    if tuner.class_weights:
+        weights = ", ".join(
+            f"{splits.spec.class_names[index]} {weight:.2f}"
+            for index, weight in tuner.class_weights.items()
+        )
+        notes.append(f"Classes are imbalanced; the loss weighs them: {weights}.")
+    if splits.test is None:
+        notes.append("There is no test split, so no figure here is from unseen photos.")
+    return notes
+
+
+def device() -> str:
+    """Return what computes, such as `CPU (2 cores)`."""
+    accelerators = tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU")
+    if accelerators:
+        return ", ".join(d.name.removeprefix("/device:") for d in accelerators)
+    return f"CPU ({len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores)"
