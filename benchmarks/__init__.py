@@ -1,0 +1,1 @@
+"""Comparisons with named peers, measured side by side on this machine: `python -m benchmarks`."""
