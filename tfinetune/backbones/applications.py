@@ -1,0 +1,141 @@
+"""The architectures of keras.applications by name, with or without pretrained weights."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.errors import BackboneError, BackboneUnavailableError, FixedSizeError
+from tfinetune.security.loading import load_weights
+
+# Read from each family's `preprocess_input`; "raw" families scale pixels inside the model.
+_SCALING_OF_FAMILY = {
+    "ConvNeXt": "raw",
+    "DenseNet": "torch",
+    "EfficientNet": "raw",
+    "Inception": "tf",
+    "MobileNet": "tf",
+    "MobileNetV3": "raw",
+    "NASNet": "tf",
+    "ResNet": "caffe",
+    "VGG": "caffe",
+    "Xception": "tf",
+}
+_IMAGE_SIZES = {
+    "EfficientNetB1": 240,
+    "EfficientNetB2": 260,
+    "EfficientNetB3": 300,
+    "EfficientNetB4": 380,
+    "EfficientNetB5": 456,
+    "EfficientNetB6": 528,
+    "EfficientNetB7": 600,
+    "EfficientNetV2B1": 240,
+    "EfficientNetV2B2": 260,
+    "EfficientNetV2B3": 300,
+    "EfficientNetV2S": 384,
+    "EfficientNetV2M": 480,
+    "EfficientNetV2L": 480,
+    "InceptionResNetV2": 299,
+    "InceptionV3": 299,
+    "NASNetLarge": 331,
+    "Xception": 299,
+}
+
+
+def application_names() -> list[str]:
+    """Return the architectures that keras.applications offers, sorted."""
+    return sorted(
+        name
+        for name, value in vars(keras.applications).items()
+        if inspect.isfunction(value) and name[0].isupper()
+    )
+
+
+def find_application(name: str) -> str | None:
+    """Return the proper spelling of an architecture's name given in any case, or None."""
+    return {known.lower(): known for known in application_names()}.get(name.lower())
+
+
+def closest_applications(name: str) -> list[str]:
+    """Return up to three architectures whose names look like `name`."""
+    lowered = {known.lower(): known for known in application_names()}
+    return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3)]
+
+
+def application_scaling(name: str) -> InputScaling:
+    """Return what a keras.applications architecture expects of its input pixels."""
+    if name.startswith("ResNet") and name.endswith("V2"):
+        preset = "tf"
+    else:
+        family = max((f for f in _SCALING_OF_FAMILY if name.startswith(f)), key=len)
+        preset = _SCALING_OF_FAMILY[family]
+    return InputScaling.preset(preset, origin=f"keras.applications.{name}")
+
+
+def default_image_size(name: str) -> int:
+    """Return the side of the square images that the architecture was designed for."""
+    return _IMAGE_SIZES.get(name, 224)
+
+
+def build_application(
+    name: str, *, image_size: tuple[int, int], weights: str | Path
+) -> tuple[keras.Model, str]:
+    """Return an architecture without its top at `image_size`, and a note on its weights.
+
+    Args:
+        name: as `find_application` returns it.
+        image_size: height and width.
+        weights: "imagenet" (downloaded by Keras once), "none", or the path of an `.h5` weights
+            file with or without the top.
+
+    Raises:
+        BackboneUnavailableError: if the ImageNet weights cannot be downloaded.
+        FixedSizeError: if the architecture does not allow this image size.
+        BackboneError: if the weights file does not fit.
+    """
+    constructor: Callable[..., keras.Model] = getattr(keras.applications, name)
+    pretrained = "imagenet" if str(weights).lower() == "imagenet" else None
+    try:
+        model = constructor(
+            include_top=False, weights=pretrained, input_shape=(*image_size, 3), pooling=None
+        )
+    except ValueError as error:
+        raise FixedSizeError(
+            f"{name} cannot be built for {image_size[0]}x{image_size[1]} images: "
+            f"{' '.join(str(error).split())[:240]}"
+        ) from error
+    except Exception as error:
+        # Keras raises a bare Exception when a download fails.
+        if pretrained is None or not _is_download_failure(error):
+            raise
+        raise BackboneUnavailableError(
+            f"The ImageNet weights of {name} could not be downloaded: "
+            f"{' '.join(str(error).split())[:200]} Connect to the internet once, pass a weights "
+            "file (weights=PATH, --weights PATH), start from random weights (weights='none'), or "
+            "use a model file as the backbone."
+        ) from error
+    if pretrained:
+        return model, "ImageNet weights from keras.applications"
+    if str(weights).lower() == "none":
+        return model, "weights initialized at random"
+    matched, unused = load_weights(model, weights)
+    note = f"{matched} of {len(model.weights)} weights matched from {weights}"
+    return model, note + (f" ({unused} of its top's were left out)" if unused else "")
+
+
+def _is_download_failure(error: Exception) -> bool:
+    return isinstance(error, OSError) or "URL fetch failure" in str(error)
+
+
+def unknown_source(source: str) -> BackboneError:
+    """Return the error for a source that is neither a file nor an architecture."""
+    closest = closest_applications(source)
+    hint = f" Did you mean {', '.join(closest)}?" if closest else ""
+    return BackboneError(
+        f"There is no file {source!r}, and keras.applications has no architecture of that name."
+        f"{hint} Allowed: a .keras or .h5 file, a keras.Model, or one of "
+        f"{', '.join(application_names())}."
+    )

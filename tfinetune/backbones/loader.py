@@ -1,0 +1,253 @@
+"""Open a pretrained model of any supported kind as a Backbone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfinetune.backbones.applications import (
+    application_scaling,
+    build_application,
+    default_image_size,
+    find_application,
+    unknown_source,
+)
+from tfinetune.backbones.backbone import Backbone, Provenance
+from tfinetune.backbones.graph import (
+    augmentation_layers,
+    check_equal,
+    flatten,
+    is_functional,
+    rebuild,
+)
+from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
+from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.backbones.top import find_features
+from tfinetune.errors import BackboneError, FixedSizeError
+from tfinetune.security.loading import load_keras
+from tfinetune.security.preflight import read_model_file
+from tfinetune.storage import sha256_file
+
+DEFAULT_IMAGE_SIZE = 224
+
+InputRange = tuple[float, float] | str
+ImageSize = int | tuple[int, int]
+
+
+def load_backbone(
+    source: str | Path | keras.Model,
+    *,
+    weights: str | Path = "imagenet",
+    image_size: ImageSize | None = None,
+    input_range: InputRange | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """Open a pretrained model as a backbone: top removed, layers grouped, pixel range decided.
+
+    Args:
+        source: a `.keras` or `.h5` file, the name of a keras.applications architecture (any
+            case), or a functional `keras.Model`, which is left as it is.
+        weights: for an architecture "imagenet", "none" or the path of a weights file. For any
+            other source "none" gives the same architecture from scratch.
+        image_size: side, or (height, width). A backbone that cannot be rebuilt at it keeps its
+            own size and says so in `provenance.warnings`. Default: the model's own.
+        input_range: the range that the backbone expects pixels in, such as `(-1, 1)`, or the
+            name of an `InputScaling.preset`. Default: found out.
+        custom_objects: name -> class that the model file may use beside Keras's own.
+        seed: of random weights.
+
+    Raises:
+        BackboneError: if the source cannot be opened, takes no image, or has no features.
+        UnsafeModelError: if it would run code or exhaust memory.
+        BackboneUnavailableError: if weights must be downloaded and cannot be.
+        InputRangeError: if the pixel range cannot be decided.
+        FixedSizeError: if an architecture does not allow `image_size`.
+
+    Example:
+        >>> backbone = load_backbone("MobileNetV2", weights="none", image_size=96)
+        >>> backbone.model.output_shape
+        (None, 3, 3, 1280)
+    """
+    size = _as_size(image_size)
+    scratch = str(weights).lower() == "none"
+    opened = _open(source, weights=weights, size=size, custom_objects=custom_objects)
+    if opened.kind != "application" and str(weights).lower() not in ("imagenet", "none"):
+        raise BackboneError(
+            f"weights={str(weights)!r} goes with the name of a keras.applications architecture; "
+            f"{opened.source} brings its own weights. Leave it out, or pass weights='none' to "
+            "start the same architecture from scratch."
+        )
+    backbone = _adapt(opened, size=size, input_range=input_range)
+    return backbone.reinitialized(seed) if scratch else backbone
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model as it was found, before anything is cut."""
+
+    model: keras.Model
+    source: str
+    kind: str
+    era: str
+    sha256: str | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    scaling: InputScaling | None = None
+
+
+def _open(
+    source: str | Path | keras.Model,
+    *,
+    weights: str | Path,
+    size: tuple[int, int] | None,
+    custom_objects: Mapping[str, Any] | None,
+) -> _Opened:
+    if isinstance(source, keras.Model):
+        return _Opened(source, source.name, "object", f"Keras {keras.__version__}")
+    if not isinstance(source, str | Path):
+        raise BackboneError(
+            f"A backbone is a path, a name or a keras.Model; received {type(source).__name__}."
+        )
+    name = None if Path(source).exists() else find_application(str(source))
+    if name is not None:
+        side = default_image_size(name)
+        model, note = build_application(name, image_size=size or (side, side), weights=weights)
+        return _Opened(
+            model,
+            name,
+            "application",
+            f"Keras {keras.__version__}",
+            notes=(note,),
+            scaling=application_scaling(name),
+        )
+    if not Path(source).exists() and not Path(source).suffix and Path(source).name == str(source):
+        raise unknown_source(str(source))
+    file = read_model_file(source)
+    model = load_keras(file, custom_objects=custom_objects)
+    warnings = ()
+    if custom_objects:
+        warnings = (f"uses custom objects: {', '.join(custom_objects)}; loading needs them too",)
+    return _Opened(
+        model,
+        str(source),
+        {"zip": "keras", "hdf5": "hdf5"}[file.container],
+        f"Keras {file.keras_version}",
+        sha256=sha256_file(file.path),
+        warnings=warnings,
+    )
+
+
+def _adapt(
+    opened: _Opened, *, size: tuple[int, int] | None, input_range: InputRange | None
+) -> Backbone:
+    _check_image_input(opened)
+    notes, warnings = list(opened.notes), list(opened.warnings)
+    if augmentation := augmentation_layers(opened.model):
+        notes.append(f"in-model augmentation was left out: {', '.join(augmentation)}")
+    flat = flatten(opened.model)
+    cut = find_features(flat)
+    notes.append(cut.note)
+    features = keras.Model(flat.inputs[0], cut.tensor, name=_safe_name(opened.model.name))
+    own_size = _own_size(features)
+    if own_size is None:
+        own_size = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+        notes.append(f"takes any image size; built at {own_size[0]}x{own_size[1]}")
+    model = rebuild(features, image_size=own_size)
+    check_equal(features, model, what="Cutting the top off")
+    scaling, confidence = _scaling(model, opened, input_range, warnings)
+    notes.append(f"input range {scaling.describe()}: {scaling.origin} ({confidence})")
+    backbone = Backbone.of(
+        model,
+        input_scaling=scaling,
+        provenance=Provenance(
+            opened.source, opened.kind, opened.era, opened.sha256, tuple(notes), tuple(warnings)
+        ),
+    )
+    return backbone if size is None else _resized_or_warned(backbone, size)
+
+
+def _scaling(
+    model: keras.Model, opened: _Opened, input_range: InputRange | None, warnings: list[str]
+) -> tuple[InputScaling, str]:
+    if input_range is None:
+        return detect_input_scaling(model, known=opened.scaling)
+    if isinstance(input_range, str):
+        given = InputScaling.preset(input_range)
+    else:
+        given = InputScaling.from_range(*input_range)
+    own = own_scaling(model)
+    if own is not None and own.describe() != given.describe():
+        warnings.append(
+            f"the input range {given.describe()} was given, but the model begins with "
+            f"{own.origin}, which wants {own.describe()}: pixels may be normalized twice"
+        )
+    return given, "override"
+
+
+def _resized_or_warned(backbone: Backbone, size: tuple[int, int]) -> Backbone:
+    try:
+        return backbone.resized(size)
+    except FixedSizeError as error:
+        height, width = backbone.image_size
+        warning = f"images are resized to {height}x{width}, not {size[0]}x{size[1]}: {error}"
+        provenance = backbone.provenance
+        return replace(
+            backbone, provenance=replace(provenance, warnings=(*provenance.warnings, warning))
+        )
+
+
+def _check_image_input(opened: _Opened) -> None:
+    """Refuse models that are not one image in, one tensor out."""
+    model, source = opened.model, opened.source
+    if not is_functional(model):
+        raise BackboneError(
+            f"{source} is a subclassed model ({type(model).__name__}), whose layers cannot be "
+            "followed. Build it with the functional API: keras.Model(inputs, outputs)."
+        )
+    if not model.inputs:
+        raise BackboneError(
+            f"{source} is a model that was never built. Call it once on an image, or give it an "
+            "Input layer."
+        )
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    shown = ", ".join(str(list(shape)).replace("None", "any") for shape in shapes)
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        raise BackboneError(
+            f"{source} takes no image: its input is {shown} per example. A backbone takes one "
+            "input of height, width and 1 or 3 channels."
+        )
+    if shapes[0][-1] not in (1, 3):
+        raise BackboneError(
+            f"{source} takes images of shape {shown}. Allowed: height, width and then 1 or 3 "
+            "channels (channels last)."
+        )
+    if len(model.outputs) != 1:
+        names = ", ".join(tensor._keras_history.operation.name for tensor in model.outputs)
+        raise BackboneError(
+            f"{source} has {len(model.outputs)} outputs ({names}). Pass a model with one: "
+            "keras.Model(model.inputs, the_output)."
+        )
+
+
+def _own_size(model: keras.Model) -> tuple[int, int] | None:
+    height, width = model.inputs[0].shape[1:3]
+    return None if height is None or width is None else (height, width)
+
+
+def _as_size(image_size: ImageSize | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise BackboneError(
+            f"image_size={image_size!r} is no image size. Allowed: a side in pixels, or "
+            "(height, width)."
+        )
+    return size
+
+
+def _safe_name(name: str) -> str:
+    return name.replace("/", "_")

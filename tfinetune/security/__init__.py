@@ -1,0 +1,1 @@
+"""The only code that opens foreign model files: checked first, built second, nothing executed."""
