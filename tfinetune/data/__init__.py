@@ -1,0 +1,39 @@
+"""Data sets: opening, decoding, checking, dividing and augmenting them."""
+
+from tfinetune.data.augmentation import POLICIES, Policy, augment_batch, draw_parameters, flip
+from tfinetune.data.decode import (
+    ASPECTS,
+    DECODER_VERSION,
+    MAX_PIXELS,
+    REASONS,
+    Aspect,
+    decode_image,
+    inspect_header,
+    try_decode_image,
+)
+from tfinetune.data.scan import decode_files
+from tfinetune.data.sources import from_image_folder
+from tfinetune.data.splits import DataSpec, DuplicateGroup, Quarantined, Split, Splits
+
+__all__ = [
+    "ASPECTS",
+    "DECODER_VERSION",
+    "MAX_PIXELS",
+    "POLICIES",
+    "REASONS",
+    "Aspect",
+    "DataSpec",
+    "DuplicateGroup",
+    "Policy",
+    "Quarantined",
+    "Split",
+    "Splits",
+    "augment_batch",
+    "decode_files",
+    "decode_image",
+    "draw_parameters",
+    "flip",
+    "from_image_folder",
+    "inspect_header",
+    "try_decode_image",
+]

@@ -1,0 +1,128 @@
+"""Isolate the first frame of a GIF, in graph, as a GIF of its own.
+
+TensorFlow unpacks every frame before it returns the first, so a small animation can ask for
+gigabytes; and it paints transparent pixels black. The file is therefore cut after the first frame,
+and the transparent palette entry is made white, which composites the frame over white exactly.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfinetune.data.headers import FileBytes
+
+# 255 bytes each: first frames of up to 50 MB.
+_MAX_SUB_BLOCKS = 200_000
+_MAX_BLOCKS = 256
+
+
+class FirstFrame(NamedTuple):
+    """A GIF of one frame and where that frame lies on its canvas.
+
+    Attributes:
+        contents: scalar string, the GIF.
+        canvas: int32 [2], height and width.
+        box: int32 [4], top, left, height and width of the frame.
+        complete: bool, the frame was found whole and inside the canvas; decode only then.
+    """
+
+    contents: tf.Tensor
+    canvas: tf.Tensor
+    box: tf.Tensor
+    complete: tf.Tensor
+
+
+def first_frame(contents: tf.Tensor) -> FirstFrame:
+    """Cut a GIF after its first frame and make its transparent colour white.
+
+    Args:
+        contents: scalar string that starts with a GIF signature.
+    """
+    data = FileBytes(contents)
+    canvas = tf.stack([data.number(8, 2, big_endian=False), data.number(6, 2, big_endian=False)])
+    global_palette = _palette_size(data.byte(10))
+
+    def unfinished(position, control, descriptor):
+        return (descriptor == 0) & (position < data.size)
+
+    def next_block(position, control, descriptor):
+        introducer, label = data.byte(position), data.byte(position + 1)
+        is_image, is_extension = introducer == 0x2C, introducer == 0x21
+        after_extension = tf.cond(
+            is_extension, lambda: _skip_sub_blocks(data, position + 2), lambda: data.size
+        )
+        return (
+            tf.where(is_image, position, after_extension),
+            tf.where(is_extension & (label == 0xF9), position, control),
+            tf.where(is_image, position, descriptor),
+        )
+
+    zero = tf.constant(0)
+    _, control, descriptor = tf.while_loop(
+        unfinished,
+        next_block,
+        (13 + global_palette, zero, zero),
+        maximum_iterations=_MAX_BLOCKS,
+    )
+    left, top, width, height = (
+        data.number(descriptor + i, 2, big_endian=False) for i in (1, 3, 5, 7)
+    )
+    local_palette = _palette_size(data.byte(descriptor + 9))
+    end = _skip_sub_blocks(data, descriptor + 10 + local_palette + 1)
+    inside = (top + height <= canvas[0]) & (left + width <= canvas[1])
+    complete = (descriptor > 0) & (end <= data.size) & (data.byte(end - 1) == 0)
+
+    palette = tf.where(local_palette > 0, descriptor + 10, 13)
+    palette_size = tf.where(local_palette > 0, local_palette, global_palette)
+    transparent = 3 * data.byte(control + 6)
+    is_transparent = (control > 0) & (data.byte(control + 3) % 2 == 1)
+    whole = tf.strings.substr(contents, zero, tf.minimum(end, data.size))
+    frame = tf.cond(
+        is_transparent & (transparent < palette_size),
+        lambda: _whiten(whole, palette + transparent, control + 3),
+        lambda: whole,
+    )
+    return FirstFrame(
+        tf.strings.join([frame, ";"]),
+        canvas,
+        tf.stack([top, left, height, width]),
+        complete & inside & (width > 0) & (height > 0),
+    )
+
+
+def _palette_size(flags: tf.Tensor) -> tf.Tensor:
+    """Return the bytes of the palette that a packed flag byte announces."""
+    entries = tf.bitwise.left_shift(tf.constant(2), flags % 8)
+    return tf.where(flags >= 0x80, 3 * entries, 0)
+
+
+def _skip_sub_blocks(data: FileBytes, position: tf.Tensor) -> tf.Tensor:
+    """Return the position after a chain of sub-blocks, past the end of the file if it is cut."""
+    (last,) = tf.while_loop(
+        lambda p: (p < data.size) & (data.byte(p) > 0),
+        lambda p: (p + 1 + data.byte(p),),
+        (position,),
+        maximum_iterations=_MAX_SUB_BLOCKS,
+    )
+    return last + 1
+
+
+def _whiten(contents: tf.Tensor, colour: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
+    """Set the three bytes at `colour` to white and the byte at `flags` to zero."""
+    # TensorFlow cannot turn bytes back into a string, so the pieces are joined in file order.
+    white, zero = b"\xff\xff\xff", b"\0"
+    colour_first = colour < flags
+    start = tf.minimum(colour, flags)
+    middle = start + tf.where(colour_first, 3, 1)
+    second = tf.maximum(colour, flags)
+    tail = second + tf.where(colour_first, 1, 3)
+    length = tf.strings.length(contents)
+    return tf.strings.join(
+        [
+            tf.strings.substr(contents, tf.zeros_like(start), start),
+            tf.where(colour_first, white, zero),
+            tf.strings.substr(contents, middle, second - middle),
+            tf.where(colour_first, zero, white),
+            tf.strings.substr(contents, tail, length - tail),
+        ]
+    )
