@@ -1,8 +1,16 @@
 """How numbers read in a report: fixed digits, units a person thinks in, a dash where undefined."""
 
 import math
+import re
 
 DASH = "–"
+# What UTF-8, HTML or XML cannot hold: surrogates stand for bytes of an undecodable file name.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(text: str) -> str:
+    """Replace every character that a page cannot hold by "\N{REPLACEMENT CHARACTER}"."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -6,7 +6,6 @@ and a plot can be searched and copied from. Figures are made through the object 
 state of pyplot is read or touched. matplotlib itself is imported on first use.
 """
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,18 +17,18 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tfinetune.evaluation.calibration import ReliabilityBin
+from tfinetune.evaluation.formatting import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Improbable colours stand for variables of the page's style sheet until the SVG is written.
-INK, MUTED, GRID, PAPER, TRAIN, HELD_OUT = (f"#0{n}0b0c" for n in range(1, 7))
+INK, MUTED, GRID, TRAIN, HELD_OUT = (f"#0{n}0b0c" for n in range(1, 6))
 CSS_VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
-    PAPER: "var(--paper)",
     TRAIN: "var(--accent-2)",
     HELD_OUT: "var(--accent)",
 }
@@ -62,7 +61,6 @@ STYLE = {
     "ytick.color": GRID,
     "ytick.labelcolor": MUTED,
 }
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def learning_curve(
@@ -174,9 +172,10 @@ def _draw_phases(axes: "Axes", phases: Sequence[str]) -> None:
     for name, epochs in segments:
         if first > 1:
             axes.axvline(first - 0.5, color=MUTED, linewidth=0.8)
+        name = " ".join(printable(name).split())
         fits = max(2, int(room * epochs / len(phases)))
         axes.annotate(
-            CONTROL_CHARACTERS.sub("�", name if len(name) <= fits else name[: fits - 1] + "…"),
+            name if len(name) <= fits else name[: fits - 1] + "…",
             xy=((first - 0.5), 1),
             xycoords=("data", "axes fraction"),
             xytext=(3, 3),
@@ -204,7 +203,11 @@ def _to_svg(figure: "Figure", *, prefix: str, description: str) -> str:
             _local(name): _adapted(_local(name), value, prefix)
             for name, value in element.attrib.items()
         }
-    root.attrib = {"viewBox": root.get("viewBox", ""), "role": "img", "aria-label": description}
+    root.attrib = {
+        "viewBox": root.get("viewBox", ""),
+        "role": "img",
+        "aria-label": printable(description),
+    }
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
 
@@ -218,7 +221,7 @@ def _adapted(name: str, value: str, prefix: str) -> str:
         return f"{prefix}-{value}"
     if name == "href":
         return value.replace("#", f"#{prefix}-", 1)
-    value = value.replace("url(#", f"url(#{prefix}-").replace("'DejaVu Sans'", "inherit")
+    value = value.replace("url(#", f"url(#{prefix}-")
     for color, variable in CSS_VARIABLES.items():
         value = value.replace(color, variable)
     return value

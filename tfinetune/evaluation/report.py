@@ -5,7 +5,6 @@ Every text is escaped: class names are names of folders, and those are anybody's
 """
 
 import base64
-import re
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -82,7 +81,7 @@ def _environment() -> Environment:
         loader=PackageLoader("tfinetune.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_printable,
+        finalize=_finalized,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -91,25 +90,23 @@ def _environment() -> Environment:
     return environment
 
 
-def _printable(value: Any) -> Any:
-    """Replace what UTF-8 or HTML cannot hold, such as bytes of an undecodable file name."""
+def _finalized(value: Any) -> Any:
     if value is None:
         return formatting.DASH
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return formatting.printable(value)
+    return value
 
 
 def _count_rows(data: ReportData) -> list[CountRow]:
     splits = list(data.counts.values())
-    names = list(data.class_names) or list(
-        dict.fromkeys(name for split in splits for name in split)
-    )
-    per_class = [[int(split.get(name, 0)) for split in splits] for name in names]
+    per_class = [
+        [int(split.get(index, 0)) for split in splits] for index in range(len(data.class_names))
+    ]
     largest = max((sum(row) for row in per_class), default=0) or 1
     return [
         CountRow(name, row, sum(row), sum(row) / largest)
-        for name, row in zip(names, per_class, strict=True)
+        for name, row in zip(data.class_names, per_class, strict=True)
     ]
 
 
@@ -144,7 +141,9 @@ def _worst_first(mistakes: Sequence[Mistake]) -> list[Mistake]:
 
 
 def _thumbnail(mistake: Mistake) -> Thumbnail:
-    pixels = np.squeeze(np.asarray(mistake.image, np.uint8))
+    pixels = np.asarray(mistake.image, np.uint8)
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[..., 0]  # Pillow knows grey images as two-dimensional
     image = Image.fromarray(pixels).convert("RGB")
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     buffer = BytesIO()

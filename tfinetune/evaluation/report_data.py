@@ -11,6 +11,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
+from tfinetune.errors import DataError
 from tfinetune.evaluation.metrics import Metrics
 
 
@@ -103,7 +104,7 @@ class ComparisonRow(TypedDict, total=False):
     """One way of training on the same images: accuracy with interval on the same test images."""
 
     name: str
-    accuracy: float
+    accuracy: float | None
     interval: Sequence[float] | None
     seconds: float | None
 
@@ -120,12 +121,12 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything a report shows. Only the title is required.
+    """Everything a report shows. Only the title is required, and `class_names` with `counts`.
 
     Attributes:
         title: heading of the page.
         class_names: in the order of the model's outputs.
-        counts: split name -> class name -> number of images.
+        counts: split name -> class index -> number of images.
         quarantine: images set aside.
         stray_files: how many files were no images and were ignored; `stray_examples` names some.
         duplicates: groups of images that show the same thing.
@@ -146,11 +147,14 @@ class ReportData:
         comparison: what other ways of training reached; the first row is the reference.
         recipe: YAML that reproduces the run.
         created: date or time, as it shall be printed.
+
+    Raises:
+        DataError: if `counts` holds anything but indices of `class_names`.
     """
 
     title: str
     class_names: Sequence[str] = ()
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     quarantine: Sequence[QuarantineRow] = ()
     stray_files: int = 0
     stray_examples: Sequence[str] = ()
@@ -175,6 +179,14 @@ class ReportData:
     comparison: Sequence[ComparisonRow] = ()
     recipe: str = ""
     created: str = ""
+
+    def __post_init__(self) -> None:
+        counted = {index for split in self.counts.values() for index in split}
+        if unknown := sorted(counted - set(range(len(self.class_names))), key=str):
+            raise DataError(
+                f"Counts of images are given for {unknown[:5]}, but the keys must be indices of "
+                f"the {len(self.class_names)} class names, from 0."
+            )
 
     @property
     def verdict_split(self) -> str | None:

@@ -54,19 +54,21 @@ def _headline(metrics: Metrics, split: str) -> str:
 
 
 def _shipped(data: ReportData) -> list[str]:
+    if data.shipped_because:
+        return [data.shipped_because]
     shipped = next((row for row in data.candidates if row.get("shipped")), None)
     if shipped is None:
-        return [data.shipped_because] if data.shipped_because else []
+        return []
     score = shipped.get("accuracy")
-    text = f"Shipped: {shipped['name']}"
-    text += f", {percent(score)} on the validation images." if score is not None else "."
-    return [f"{text} {data.shipped_because}".strip()]
+    on_validation = f" ({percent(score)} on the validation images)" if score is not None else ""
+    return [f"Shipped: {shipped['name']}{on_validation}."]
 
 
 def _against_others(data: ReportData) -> list[str]:
+    measured = [row for row in data.comparison if row["accuracy"] is not None]
     findings = []
-    for other in data.comparison[1:]:
-        reference = data.comparison[0]
+    for other in measured[1:]:
+        reference = measured[0]
         points = (reference["accuracy"] - other["accuracy"]) * 100
         text = (
             f"{reference['name']} against {other['name']}: {percent(reference['accuracy'])} "
@@ -117,8 +119,8 @@ def _caveats(data: ReportData, metrics: Metrics) -> list[str]:
     leaking = [row for row in shared if len(set(row["splits"])) > 1]
     if leaking:
         caveats.append(
-            f"{plural(len(leaking), 'group')} of duplicate images reach across the given folders "
-            f"into the {data.verdict_split} set, so this number flatters."
+            plural(len(leaking), "group of duplicates reaches", "groups of duplicates reach")
+            + f" across the given folders into the {data.verdict_split} set: this number flatters."
         )
     absent = sum(not row["support"] for row in metrics["per_class"])
     if absent:
