@@ -82,8 +82,8 @@ def default_image_size(name: str) -> int:
 
 def build_application(
     name: str, *, image_size: tuple[int, int], weights: str | Path
-) -> tuple[keras.Model, str]:
-    """Return an architecture without its top at `image_size`, and a note on its weights.
+) -> tuple[keras.Model, tuple[str, ...]]:
+    """Return an architecture without its top at `image_size`, and notes on its weights.
 
     Args:
         name: as `find_application` returns it.
@@ -118,12 +118,11 @@ def build_application(
             "use a model file as the backbone."
         ) from error
     if pretrained:
-        return model, "ImageNet weights from keras.applications"
+        return model, ("ImageNet weights from keras.applications",)
     if str(weights).lower() == "none":
-        return model, "weights initialized at random"
-    matched, unused = load_weights(model, weights)
-    note = f"{matched} of {len(model.weights)} weights matched from {weights}"
-    return model, note + (f" ({unused} of its top's were left out)" if unused else "")
+        return model, ()
+    matched = load_weights(model, weights)
+    return model, (f"{matched} of {len(model.weights)} weights matched from {weights}",)
 
 
 def _is_download_failure(error: Exception) -> bool:

@@ -53,15 +53,17 @@ def _ordered_layers(model: keras.Model) -> list[keras.Layer]:
 
 
 def _stem(model: keras.Model) -> set[int]:
-    """Return the layers before the second one with a kernel."""
-    stem: set[int] = set()
+    """Return the layers before the second one with a kernel, less the padding made for that."""
+    stem: list[keras.Operation] = []
     kernels = 0
     for node in ordered_nodes(model):
         kernels += has_kernel(node.operation)
         if kernels > 1:
             break
-        stem.add(id(node.operation))
-    return stem
+        stem.append(node.operation)
+    while stem and isinstance(stem[-1], keras.layers.ZeroPadding2D):
+        stem.pop()
+    return {id(operation) for operation in stem}
 
 
 def _levels(model: keras.Model) -> dict[int, int]:

@@ -111,16 +111,16 @@ def _open(
         raise BackboneError(
             f"A backbone is a path, a name or a keras.Model; received {type(source).__name__}."
         )
-    name = None if Path(source).exists() else find_application(str(source))
+    name = None if Path(source).is_file() else find_application(str(source))
     if name is not None:
         side = default_image_size(name)
-        model, note = build_application(name, image_size=size or (side, side), weights=weights)
+        model, notes = build_application(name, image_size=size or (side, side), weights=weights)
         return _Opened(
             model,
             name,
             "application",
             f"Keras {keras.__version__}",
-            notes=(note,),
+            notes=notes,
             scaling=application_scaling(name),
         )
     if not Path(source).exists() and not Path(source).suffix and Path(source).name == str(source):

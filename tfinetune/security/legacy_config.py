@@ -220,7 +220,7 @@ def _plain(class_name: str, config: Config) -> Config:
         "module": "keras.layers",
         "class_name": class_name,
         "config": config,
-        "registered_name": None,
+        "registered_name": class_name,  # Found among the caller's custom objects by this.
     }
 
 

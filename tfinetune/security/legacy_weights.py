@@ -40,30 +40,40 @@ def load_legacy_weights(model: keras.Model, file: h5py.File) -> int:
     return assigned
 
 
-def load_matching_weights(model: keras.Model, file: h5py.File) -> tuple[int, int]:
+def load_matching_weights(model: keras.Model, file: h5py.File) -> int:
     """Assign to `model` its part of the weights stored in `file`, which may have a top as well.
 
+    Layers are matched by name where all names agree, otherwise in order.
+
     Returns:
-        How many arrays were assigned (all of the model's) and how many were left over.
+        How many arrays were assigned: all of the model's.
 
     Raises:
-        BackboneError: unless every weight of the model finds its value.
+        BackboneError: unless every weight of the model finds its value and all that is left over
+            follows the last match, as a top does. (Every layer name of ResNet50 occurs in
+            ResNet101 too.)
     """
     stored = list(stored_layers(_weights_group(file)))
     layers = [layer for layer in model.layers if layer.weights]
-    by_name = dict(stored)
-    if all(layer.name in by_name for layer in layers):
-        pairs = [(layer, layer.name, by_name[layer.name]) for layer in layers]
-    elif len(stored) >= len(layers):
-        pairs = [(layer, *kept) for layer, kept in zip(layers, stored, strict=False)]
-    else:
+    head = dict(stored[: len(layers)])
+    if len(head) < len(layers):
         raise BackboneError(
             f"The weights file stores {len(stored)} layers; {model.name} has {len(layers)} with "
             "weights. It belongs to another architecture."
         )
-    assigned = sum(assign(layer, arrays, stored_as=name) for layer, name, arrays in pairs)
+    names = [layer.name for layer in layers]
+    if set(names) & {name for name, _ in stored[len(layers) :]}:
+        other = next(name for name in head if name not in names)
+        raise BackboneError(
+            f"The weights file holds a layer {other!r} that {model.name} does not have. It "
+            "belongs to another architecture."
+        )
+    order = names if set(names) == set(head) else list(head)
+    assigned = sum(
+        assign(layer, head[name], stored_as=name) for layer, name in zip(layers, order, strict=True)
+    )
     finalize(model)
-    return assigned, sum(len(arrays) for _, arrays in stored) - assigned
+    return assigned
 
 
 def _weights_group(file: h5py.File) -> h5py.Group:

@@ -5,9 +5,11 @@ like, and among what the caller passes as `custom_objects` or registered with Ke
 else is refused by name before a single layer is made.
 """
 
+import contextlib
 import math
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,24 +112,22 @@ def load_keras(
     return model
 
 
-def load_weights(model: keras.Model, path: str | Path) -> tuple[int, int]:
+def load_weights(model: keras.Model, path: str | Path) -> int:
     """Load an `.h5` weights file (of Keras 2 or 3, with or without a top) into `model`.
 
-    Layers are matched by name where the names agree, otherwise in order; every weight of `model`
-    must find its value.
-
     Returns:
-        How many weights were assigned, and how many in the file were left over.
+        How many weights were assigned: all of the model's.
 
     Raises:
-        BackboneError: if the file does not fit the model.
+        BackboneError: unless every weight of the model finds its value, and everything else in
+            the file belongs to a top.
     """
-    stored_elements = check_weights_file(path)
+    check_weights_file(path)
     with h5py.File(path, "r") as file:
         if "layer_names" in file.attrs or "model_weights" in file:
             return load_matching_weights(model, file)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with _strict_loading(), tempfile.TemporaryDirectory() as folder:
             # Keras chooses the format by the file's name.
             named = Path(folder) / "model.weights.h5"
             named.symlink_to(Path(path).resolve())
@@ -136,8 +136,15 @@ def load_weights(model: keras.Model, path: str | Path) -> tuple[int, int]:
         raise BackboneError(
             f"{path} does not fit {model.name}: {_first_sentence(error)}"
         ) from error
-    assigned = sum(math.prod(weight.shape) for weight in model.weights)
-    return len(model.weights), max(stored_elements - assigned, 0)
+    return len(model.weights)
+
+
+@contextlib.contextmanager
+def _strict_loading() -> Iterator[None]:
+    """Turn a warning of Keras into an error: it leaves layers with random weights behind it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Skipping nested container")
+        yield
 
 
 def audit(config: dict[str, Any], path: str | Path, custom_objects: Mapping[str, Any]) -> None:
@@ -154,7 +161,7 @@ def audit(config: dict[str, Any], path: str | Path, custom_objects: Mapping[str,
             raise BackboneError(f"{path} is damaged: a class_name in its config is not text.")
         inner = item.get("config")
         if name in UNSAFE_CLASSES:
-            unsafe[name] = None
+            unsafe["Lambda" if name == "__lambda__" else name] = None
         elif isinstance(inner, dict) and isinstance(inner.get("vocabulary"), str):
             unsafe[f"{name} (reads the vocabulary file {inner['vocabulary']!r})"] = None
         elif not _is_known(item, custom_objects):
@@ -246,7 +253,7 @@ class _MemoryBudget:
 
 
 def _load_zip(file: ModelFile, custom_objects: dict[str, Any]) -> keras.Model:
-    with tempfile.TemporaryDirectory() as folder:
+    with _strict_loading(), tempfile.TemporaryDirectory() as folder:
         # Keras chooses the format by the file's name.
         named = Path(folder) / "model.keras"
         named.symlink_to(file.path.resolve())

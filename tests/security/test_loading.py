@@ -1,0 +1,204 @@
+"""Foreign models: the same numbers as Keras gives, nothing executed, memory bounded."""
+
+import contextlib
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.security.loading import load_keras, load_weights
+
+IMAGES = np.random.default_rng(0).uniform(0, 1, (2, 8, 8, 3)).astype("float32")
+
+
+def test_both_formats_predict_as_the_saved_model(small_model, keras_file, h5_file):
+    expected = small_model(IMAGES)
+    for path in (keras_file, h5_file):
+        np.testing.assert_array_equal(load_keras(path)(IMAGES), expected)
+
+
+def test_a_misnamed_file_predicts_as_the_saved_model(small_model, keras_file, h5_file):
+    zipped = keras_file.rename(keras_file.with_name("really_zip.h5"))
+    hdf5 = h5_file.rename(h5_file.with_name("really_hdf5.keras"))
+    for path in (zipped, hdf5):
+        np.testing.assert_array_equal(load_keras(path)(IMAGES), small_model(IMAGES))
+
+
+def test_loaded_models_are_not_compiled(small_model, tmp_path):
+    small_model.compile("adam", "mse")
+    for name in ("m.keras", "m.h5"):
+        small_model.save(tmp_path / name)
+        assert not load_keras(tmp_path / name).compiled
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_lambda_is_refused_by_name(tmp_path, name):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x * 2)])
+    model.save(tmp_path / name)
+    with pytest.raises(UnsafeModelError, match="uses Lambda, which can run code"):
+        load_keras(tmp_path / name)
+
+
+@pytest.mark.parametrize("edit", ["edit_keras", "edit_h5"])
+def test_unknown_classes_are_all_named_at_once(request, edit):
+    def rename(config):
+        for layer, name in zip(config["config"]["layers"][1:3], ("Alpha", "Beta"), strict=True):
+            layer.update(class_name=name, registered_name=name, module="my.code")
+
+    path = request.getfixturevalue(edit)(rename)
+    with pytest.raises(UnsafeModelError, match=r"Alpha, Beta.*custom_objects="):
+        load_keras(path)
+
+
+def test_custom_objects_make_a_class_known(tmp_path):
+    class Alpha(keras.layers.Conv2D):
+        pass
+
+    model = keras.Sequential([keras.Input((8, 8, 3)), Alpha(4, 3)])
+    for path in (tmp_path / "alpha.keras", tmp_path / "alpha.h5"):
+        model.save(path)
+        with pytest.raises(UnsafeModelError, match="Alpha"):
+            load_keras(path)
+        loaded = load_keras(path, custom_objects={"Alpha": Alpha})
+        np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("keras.utils", "get_file"), ("keras.saving", "load_model")],
+)
+def test_functions_outside_keras_layers_are_refused(edit_keras, module, name):
+    def inject(config):
+        config["config"]["layers"][1]["config"]["activation"] = {
+            "module": module,
+            "class_name": "function",
+            "config": name,
+            "registered_name": name,
+        }
+
+    with pytest.raises(UnsafeModelError, match=name):
+        load_keras(edit_keras(inject))
+
+
+def test_vocabulary_path_is_refused(edit_keras):
+    def inject(config):
+        config["config"]["layers"][1].update(
+            class_name="StringLookup", config={"vocabulary": "/etc/passwd"}
+        )
+
+    with pytest.raises(UnsafeModelError, match="reads the vocabulary file '/etc/passwd'"):
+        load_keras(edit_keras(inject))
+
+
+@pytest.mark.parametrize("edit", ["edit_keras", "edit_h5"])
+@pytest.mark.parametrize("units", [10**6, 10**12])
+def test_parameters_that_the_file_does_not_hold_are_refused(request, edit, units):
+    def inflate(config):
+        config["config"]["layers"][1]["config"]["filters"] = units
+        config["config"]["layers"][1].pop("build_config", None)
+
+    with pytest.raises(UnsafeModelError, match=r"more parameters than the .* values it stores"):
+        load_keras(request.getfixturevalue(edit)(inflate))
+
+
+def test_an_immense_activation_is_refused(tmp_path):
+    inputs = keras.Input((64, 64, 3))
+    x = keras.layers.UpSampling2D(2000)(inputs)
+    model = keras.Model(inputs, keras.layers.Conv2D(1, 1)(x))
+    model.save(tmp_path / "wide.keras")
+    with pytest.raises(UnsafeModelError, match="numbers per image"):
+        load_keras(tmp_path / "wide.keras")
+
+
+def test_a_missing_weight_is_an_error(h5_file):
+    with h5py.File(h5_file, "r+") as file:
+        names = list(file["model_weights"].attrs["layer_names"])
+        file["model_weights"].attrs["layer_names"] = [n for n in names if n not in ("bn", b"bn")]
+    with pytest.raises(BackboneError, match=r"weights for 2 layers.*has 3"):
+        load_keras(h5_file)
+
+
+def test_damaged_files_raise_backbone_errors_only(keras_file, h5_file, tmp_path):
+    random = np.random.default_rng(1)
+    for original in (keras_file, h5_file):
+        content = original.read_bytes()
+        for _ in range(15):
+            broken = bytearray(content)
+            for position in random.integers(0, len(broken), size=12):
+                broken[position] = random.integers(256)
+            damaged = tmp_path / "damaged"
+            damaged.write_bytes(broken)
+            with contextlib.suppress(BackboneError):
+                assert isinstance(load_keras(damaged), keras.Model)
+
+
+def test_weights_of_either_format_are_counted(small_model, h5_file, tmp_path):
+    small_model.save_weights(tmp_path / "small.weights.h5")
+    for path in (h5_file, tmp_path / "small.weights.h5"):
+        clone = keras.models.clone_model(small_model)
+        assert load_weights(clone, path) == len(small_model.weights) == 8
+        np.testing.assert_array_equal(clone(IMAGES), small_model(IMAGES))
+
+
+def test_weights_of_another_architecture_are_refused(small_model, h5_file, tmp_path):
+    other = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(5, 3, name="conv")])
+    small_model.save_weights(tmp_path / "small.weights.h5")
+    with pytest.raises(BackboneError, match="do not fit"):
+        load_weights(other, h5_file)
+    with pytest.raises(BackboneError, match="does not fit"):
+        load_weights(other, tmp_path / "small.weights.h5")
+
+
+def test_weights_of_a_larger_architecture_are_refused(small_model, h5_file):
+    """Its names may all occur in the file; what lies between them tells."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    without_bn = keras.Model(inputs, keras.layers.Dense(2, name="classes")(x))
+    with pytest.raises(BackboneError, match="holds a layer 'bn'"):
+        load_weights(without_bn, h5_file)
+
+
+def test_weights_that_keras_would_skip_are_an_error(small_model, tmp_path):
+    class Twice(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.pairs = [[keras.layers.Dense(3)], [keras.layers.Dense(3)]]
+
+        def call(self, x):
+            return self.pairs[0][0](x) + self.pairs[1][0](x)
+
+    model = keras.Sequential([keras.Input((4,)), Twice()])
+    model.save_weights(tmp_path / "twice.weights.h5")
+    with h5py.File(tmp_path / "twice.weights.h5", "r+") as file:
+        pairs = file["layers/twice/pairs"]
+        for key in list(pairs):
+            del pairs[key]
+    with pytest.raises(BackboneError, match="does not fit"):
+        load_weights(model, tmp_path / "twice.weights.h5")
+
+
+def test_frozen_layers_keep_their_order_of_weights(small_model, tmp_path):
+    """Keras writes a frozen nested model's weights in another order."""
+    keras.utils.set_random_seed(1)
+    inner = keras.models.clone_model(small_model)
+    inner.get_layer("bn").set_weights([np.full(4, v, "f4") for v in (1.5, 0.2, 0.3, 2.0)])
+    for trainable in (True, False):
+        inner.trainable = trainable
+        outer = keras.Sequential([keras.Input((8, 8, 3)), inner, keras.layers.Dense(3)])
+        outer.save(tmp_path / "outer.h5")
+        np.testing.assert_array_equal(load_keras(tmp_path / "outer.h5")(IMAGES), outer(IMAGES))
+
+
+def test_every_model_of_keras_2_opens_with_all_its_weights(shared):
+    files = {
+        "face_classification/gender_mini_XCEPTION.21-0.95.hdf5": 52_658,
+        "mlperf_tiny/pretrainedResnet.h5": 78_666,
+        "mlperf_tiny/ad01.h5": 269_992,
+        "chemical_vae/zinc_prop_pred.h5": 22_764,
+        "sentiment/model.keras": 160_017,
+    }
+    for name, parameters in files.items():
+        assert load_keras(shared / "models" / name).count_params() == parameters
