@@ -93,7 +93,9 @@ def test_features_know_digits_better_than_pixels_do(backbone, digits):
     accuracies = {}
     train, test = (_read(digits / split) for split in ("train", "test"))
     for name, view in {
-        "pixels": lambda images: images.reshape(len(images), -1),
+        "pixels": lambda images: (
+            images[..., 0].reshape(-1, 8, 4, 8, 4).mean((2, 4)).reshape(-1, 64)
+        ),
         "features": lambda images: features.predict(images, verbose=0),
     }.items():
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))

@@ -21,7 +21,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show layer groups, parameters, input range, BatchNorm policy and warnings."""
-    with session() as console:
+    with session():
         from tfinetune.backbones import load_backbone
         from tfinetune.backbones.describe import describe
 

@@ -11,7 +11,8 @@ from tfinetune.data.decode import (
     inspect_header,
     try_decode_image,
 )
-from tfinetune.data.scan import decode_files
+from tfinetune.data.folders import find_candidates, find_files
+from tfinetune.data.scan import decode_files, is_foreign
 from tfinetune.data.sources import from_image_folder
 from tfinetune.data.splits import DataSpec, DuplicateGroup, Quarantined, Split, Splits
 
@@ -32,8 +33,11 @@ __all__ = [
     "decode_files",
     "decode_image",
     "draw_parameters",
+    "find_candidates",
+    "find_files",
     "flip",
     "from_image_folder",
     "inspect_header",
+    "is_foreign",
     "try_decode_image",
 ]

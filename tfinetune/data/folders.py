@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,3 +123,27 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LITTER
+
+
+def find_files(paths: Sequence[str | Path]) -> list[tuple[Path, bool]]:
+    """List files and everything below folders, hidden files and litter left out.
+
+    Returns:
+        (file, whether it was named itself) in the order given; below folders, sorted.
+
+    Raises:
+        DataError: if a path does not exist.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += [
+                (file, False)
+                for file in _files(path)
+                if not any(_is_litter(part) for part in file.relative_to(path).parts)
+            ]
+        elif path.exists():
+            found.append((path, True))
+        else:
+            raise DataError(f"{path} does not exist. Name image files or folders of them.")
+    return found

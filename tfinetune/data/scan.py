@@ -215,13 +215,15 @@ def _explain(paths: Sequence[Path], failed: set[int]) -> tuple[dict[int, str], t
     failures, foreign = {}, []
     for index in sorted(failed):
         path = paths[index]
-        claims_image = path.suffix.lower() in _IMAGE_SUFFIXES
-        reason = _unreadable(path)
-        if reason is None:
-            code = _failure_code(path)
-            if code in (EMPTY, NOT_AN_IMAGE) and not claims_image:
-                foreign.append(index)
-                continue
-            reason = REASONS[code]
-        failures[index] = reason
+        reason = _unreadable(path) or REASONS[_failure_code(path)]
+        if is_foreign(path, reason):
+            foreign.append(index)
+        else:
+            failures[index] = reason
     return failures, tuple(foreign)
+
+
+def is_foreign(path: Path, reason: str) -> bool:
+    """Whether a file that failed for `reason` neither is nor claims to be an image."""
+    claims_image = path.suffix.lower() in _IMAGE_SUFFIXES
+    return not claims_image and reason in (REASONS[EMPTY], REASONS[NOT_AN_IMAGE])

@@ -5,6 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-5, 0.5))
 
@@ -30,16 +31,36 @@ def fit_logistic_head(
         Kernel `[d, classes]` and bias `[classes]` for raw features (the standardization is folded
         in), and the chosen inverse strength C.
     """
+    # One BLAS thread: these products are small, and threads that wait for each other spin. With
+    # two, 707 photos of 1,280 features took 1.4 s of processor time, with one 0.2 s.
+    with threadpool_limits(1, user_api="blas"):
+        return _fit(views, labels, class_weights, folds=folds, seed=seed)
+
+
+def _fit(
+    views: list[np.ndarray],
+    labels: np.ndarray,
+    class_weights: dict[int, float] | None,
+    *,
+    folds: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, float]:
     scaler = StandardScaler().fit(views[0])
-    clean = scaler.transform(views[0])
-    weights = None if class_weights is None else np.vectorize(class_weights.get)(labels)
+    clean = scaler.transform(views[0]).astype(np.float32)
+    weights = (
+        None
+        if class_weights is None
+        else np.vectorize(class_weights.get)(labels).astype(np.float32)
+    )
     folds = min(folds, int(np.bincount(labels).min()))
     strength = (
         _choose_strength(clean, labels, weights, folds=folds, seed=seed)
         if folds >= 2
         else STRENGTHS[len(STRENGTHS) // 2]
     )
-    every = np.concatenate([clean, *(scaler.transform(view) for view in views[1:])])
+    every = np.concatenate(
+        [clean, *(scaler.transform(view).astype(np.float32) for view in views[1:])]
+    )
     solution = _solver(strength / len(views)).fit(
         every,
         np.tile(labels, len(views)),
@@ -62,23 +83,29 @@ def _choose_strength(
     folds: int,
     seed: int,
 ) -> float:
-    losses = np.zeros(len(STRENGTHS))
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for train, held_out in splitter.split(features, labels):
-        solver = _solver(STRENGTHS[0], warm_start=True)
-        for index, strength in enumerate(STRENGTHS):
+    parts = list(splitter.split(features, labels))
+    solvers = [_solver(STRENGTHS[0], warm_start=True) for _ in parts]
+    best, best_loss = STRENGTHS[0], np.inf
+    for strength in STRENGTHS:
+        loss = 0.0
+        for solver, (train, held_out) in zip(solvers, parts, strict=True):
             solver.set_params(C=strength).fit(
                 features[train],
                 labels[train],
                 sample_weight=None if weights is None else weights[train],
             )
-            losses[index] += log_loss(
+            loss += log_loss(
                 labels[held_out],
                 solver.predict_proba(features[held_out]),
                 sample_weight=None if weights is None else weights[held_out],
                 labels=solver.classes_,
             )
-    return STRENGTHS[int(np.argmin(losses))]
+        # The loss falls, then rises along the path; the weak penalties beyond cost the most.
+        if loss >= best_loss:
+            break
+        best, best_loss = strength, loss
+    return best
 
 
 def _solver(strength: float, *, warm_start: bool = False) -> LogisticRegression:

@@ -1,4 +1,4 @@
-"""A phase: one stretch of training as plain data, which a strategy lists and the runner executes."""
+"""A phase: one stretch of training as plain data, listed by a strategy, executed by the runner."""
 
 from typing import Annotated, Literal
 

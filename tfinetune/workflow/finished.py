@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfinetune.data import Splits, list_images, list_labelled
+from tfinetune.data import Splits, find_candidates, find_files, is_foreign
 from tfinetune.errors import DataError
 from tfinetune.evaluation import classification_metrics
 from tfinetune.export import export_checked, sample_photos
@@ -102,19 +102,21 @@ def predictions(
     top: int = 3,
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
-    """Classify files and everything that looks like an image below folders.
+    """Classify files, and every image below folders.
 
     Returns:
         For each file `{file, predictions: [{label, probability}], error}`, most probable first;
         `error` is the reason where a file could not be read, else None.
 
     Raises:
-        DataError: if a path does not exist or a folder holds no image.
+        DataError: if a path does not exist or there is no file at all.
     """
-    files = list_images(paths)
-    probabilities, failures = run.predict(files, reporter=reporter)
+    files = find_files(paths)
+    probabilities, failures = run.predict([file for file, _ in files], reporter=reporter)
     rows = []
-    for index, file in enumerate(files):
+    for index, (file, named) in enumerate(files):
+        if not named and index in failures and is_foreign(file, failures[index]):
+            continue
         order = np.argsort(-probabilities[index], kind="stable")[:top]
         guesses = [
             {"label": run.class_names[c], "probability": float(probabilities[index, c])}
@@ -138,27 +140,29 @@ def evaluate_folder(
         DataError: if no photo of a known class can be read.
     """
     names = run.class_names
-    labelled = list_labelled(directory)
-    unknown = Counter(label for _, label in labelled if label not in names)
-    known = [(path, label) for path, label in labelled if label in names]
+    candidates, _ = find_candidates(Path(directory))
+    unknown = Counter(c.class_name for c in candidates if c.class_name not in names)
+    known = [c for c in candidates if c.class_name in names]
     if not known:
         raise DataError(
             f"{directory} holds no photo of a class that the model knows ({', '.join(names)}): "
             f"its folders are {', '.join(unknown) or 'none'}."
         )
-    probabilities, failures = run.predict([path for path, _ in known], reporter=reporter)
+    probabilities, failures = run.predict([c.path for c in known], reporter=reporter)
     read = [index for index in range(len(known)) if index not in failures]
     if not read:
         raise DataError(
             f"None of the {len(known)} photos in {directory} can be read; the first: {failures[0]}."
         )
-    labels = np.array([names.index(known[index][1]) for index in read])
-    present = {known[index][1] for index in read}
+    labels = np.array([names.index(known[index].class_name) for index in read])
+    present = {known[index].class_name for index in read}
     return {
         "metrics": classification_metrics(labels, probabilities[read], names),
         "unknown_classes": dict(unknown),
         "missing_classes": [name for name in names if name not in present],
         "set_aside": [
-            {"path": str(known[index][0]), "reason": reason} for index, reason in failures.items()
+            {"path": known[index].id, "reason": reason}
+            for index, reason in failures.items()
+            if not is_foreign(known[index].path, reason)
         ],
     }

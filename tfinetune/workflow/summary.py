@@ -182,4 +182,4 @@ def device() -> str:
     accelerators = tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU")
     if accelerators:
         return ", ".join(d.name.removeprefix("/device:") for d in accelerators)
-    return f"CPU ({len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores)"
+    return f"CPU ({os.cpu_count()} cores)"

@@ -1,0 +1,65 @@
+"""Run folders: taken, resumed, opened and verified."""
+
+import pytest
+
+from tfinetune.errors import RecipeError, RunError
+from tfinetune.recipe import Recipe
+from tfinetune.runs import RunFolder
+
+
+@pytest.fixture
+def finished(tmp_path) -> RunFolder:
+    folder = RunFolder.create(tmp_path / "run")
+    Recipe(data="d", backbone="b").save(folder.recipe_path)
+    folder.model_path.write_bytes(b"model")
+    folder.metrics_path.write_text("{}")
+    folder.write_manifest()
+    return folder
+
+
+def test_folder_that_is_not_empty_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="is not empty.*choose another --output"):
+        RunFolder.create(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_folder_of_an_unfinished_run_hints_at_resume(tmp_path):
+    Recipe(data="d", backbone="b").save(tmp_path / "recipe.yaml")
+    with pytest.raises(RunError, match="--resume"):
+        RunFolder.create(tmp_path)
+    with pytest.raises(RunError, match="is not finished"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(RunError, match=r"Cannot use .*file"):
+        RunFolder.create(path)
+
+
+def test_resume_needs_a_run(tmp_path):
+    with pytest.raises(RunError, match="no run to resume"):
+        RunFolder.resume(tmp_path)
+
+
+def test_resume_refuses_another_recipe(finished):
+    with pytest.raises(RecipeError, match="seed: 3, not 0"):
+        finished.check_same_recipe(Recipe(data="d", backbone="b", seed=3))
+    finished.check_same_recipe(Recipe(data="d", backbone="b"))
+
+
+def test_changed_or_missing_artifact_is_named(finished):
+    assert RunFolder.open(finished.path).finished
+    finished.model_path.write_bytes(b"other")
+    with pytest.raises(RunError, match=r"model\.keras .*changed"):
+        RunFolder.open(finished.path)
+    finished.model_path.unlink()
+    with pytest.raises(RunError, match=r"model\.keras"):
+        finished.verify()
+
+
+def test_history_has_a_column_for_every_name(finished):
+    finished.write_history([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_loss": 1}])
+    assert finished.history_path.read_text() == "epoch,loss,val_loss\n1,0.5,\n2,0.25,1\n"

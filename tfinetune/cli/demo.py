@@ -1,0 +1,23 @@
+"""`tfinetune demo`: the whole job on data and a backbone that ship with tfinetune."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfinetune.cli.console import session
+from tfinetune.cli.tables import show_run
+
+
+def command(
+    output: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Which 20 digits of each class are learned.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Learn handwritten digits from 20 examples each, with and without a pretrained backbone."""
+    with session(log=output / "log.txt") as console:
+        from tfinetune.demo import run_demo
+        from tfinetune.reporting import Reporter
+
+        run = run_demo(output, seed=seed, reporter=Reporter(console))
+        show_run(run, console=console, as_json=as_json)
