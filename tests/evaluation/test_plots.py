@@ -40,7 +40,7 @@ def test_drawing_follows_the_theme_of_the_page():
     "phase", ["<script>$x_{$", "$\\frac{1$", "😀 紙", "زجاج", "a\x00b\x1b\udcff", "x" * 300, ""]
 )
 def test_any_phase_name_is_drawn_as_text(phase, recwarn):
-    svg = learning_curve([{"phase": phase, "loss": 1.0}, *ROWS], "loss", description=phase[:9])
+    svg = learning_curve([{"phase": phase, "loss": 1.0}, ROWS[0]], "loss", description=phase[:9])
     assert "<script" not in svg
     svg.encode("utf-8")
     drawn = [text for text in texts(svg) if phase and text.startswith(phase[:1])]
