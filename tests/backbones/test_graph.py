@@ -56,7 +56,7 @@ def test_augmentation_inside_a_model_is_left_out(small_cnn):
         [keras.Input((16, 16, 3)), layers.RandomFlip(), layers.RandomRotation(0.5), small_cnn()]
     )
     flat = flatten(model)
-    np.testing.assert_array_equal(flat(IMAGES, training=True), flat(IMAGES, training=True))
+    assert not [layer for layer in flat.layers if type(layer).__name__.startswith("Random")]
     np.testing.assert_allclose(flat(IMAGES), small_cnn()(IMAGES), rtol=1e-6)
 
 

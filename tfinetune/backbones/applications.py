@@ -113,9 +113,9 @@ def build_application(
             raise
         raise BackboneUnavailableError(
             f"The ImageNet weights of {name} could not be downloaded: "
-            f"{' '.join(str(error).split())[:200]} Connect to the internet once, pass a weights "
-            "file (weights=PATH, --weights PATH), start from random weights (weights='none'), or "
-            "use a model file as the backbone."
+            f"{' '.join(str(error).split())[:400].rstrip('.')}. Connect to the internet once, pass "
+            "a weights file (weights=PATH, --weights PATH), start from random weights "
+            "(weights='none'), or use a model file as the backbone."
         ) from error
     if pretrained:
         return model, ("ImageNet weights from keras.applications",)

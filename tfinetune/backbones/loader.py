@@ -207,7 +207,7 @@ def _check_image_input(opened: _Opened) -> None:
             f"{source} is a subclassed model ({type(model).__name__}), whose layers cannot be "
             "followed. Build it with the functional API: keras.Model(inputs, outputs)."
         )
-    if not model.inputs:
+    if not getattr(model, "inputs", None):  # An unbuilt Sequential raises AttributeError here.
         raise BackboneError(
             f"{source} is a model that was never built. Call it once on an image, or give it an "
             "Input layer."
@@ -240,7 +240,7 @@ def _own_size(model: keras.Model) -> tuple[int, int] | None:
 def _as_size(image_size: ImageSize | None) -> tuple[int, int] | None:
     if image_size is None:
         return None
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = tuple(image_size) if isinstance(image_size, list | tuple) else (image_size, image_size)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise BackboneError(
             f"image_size={image_size!r} is no image size. Allowed: a side in pixels, or "
