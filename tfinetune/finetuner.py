@@ -196,7 +196,7 @@ class FineTuner:
         Returns:
             The temperature.
         """
-        logits = self._run(self.assembly.logits_model, split)
+        logits = self._logits(split)
         before = expected_calibration_error(_softmax(logits), split.labels)
         temperature = fit_temperature(logits, split.labels)
         self.assembly.set_temperature(temperature)
@@ -211,7 +211,7 @@ class FineTuner:
 
     def probabilities(self, split: Split) -> np.ndarray:
         """Return calibrated probabilities `[n, classes]` in the split's own order."""
-        return self._run(self.model, split)
+        return _softmax(self._logits(split) / self.assembly.temperature)
 
     def evaluate(self, split: Split) -> Metrics:
         """Return the metrics of `evaluation.classification_metrics` on a split."""
@@ -253,14 +253,11 @@ class FineTuner:
         with atomic_path(path) as temporary:
             self.model.save(temporary)
 
-    def _run(self, model: keras.Model, split: Split) -> np.ndarray:
+    def _logits(self, split: Split) -> np.ndarray:
+        function = constant_function(self.assembly.logits_model)
         with self.reporter.bar(f"predicting {split.name}") as advance:
-            return predict(
-                constant_function(model),
-                split.dataset(64, epoch=0),
-                total=len(split),
-                advance=advance,
-            )
+            batches = split.dataset(64, epoch=0)
+            return predict(function, batches, total=len(split), advance=advance)
 
 
 def predict_files(

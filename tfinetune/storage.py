@@ -80,5 +80,6 @@ def sha256_tree(folder: str | Path) -> dict[str, str]:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+        return
+    with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ def test_without_validation_the_last_ships():
 def test_candidate_that_is_not_finite_never_ships():
     good, bad = candidate("probe", 0.2, 2), candidate("finetune", 0.9, 0.1, np.nan)
     assert choose([good, bad]) is good
-    with pytest.raises(TrainingError, match="diverged.*learning rate"):
+    with pytest.raises(TrainingError, match=r"diverged.*learning rate"):
         choose([bad])
 
 

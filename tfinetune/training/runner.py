@@ -122,6 +122,7 @@ class Runner:
                     steps_per_epoch=steps,
                     validation_data=held_out,
                     class_weight=self.class_weights,
+                    shuffle=False,  # the data set has its own order
                     callbacks=[_Recorder(self, phase, state, steps=steps, advance=advance)],
                     verbose=0,
                 )

@@ -172,8 +172,6 @@ def _notes(tuner: FineTuner, splits: Splits) -> list[str]:
             for index, weight in tuner.class_weights.items()
         )
         notes.append(f"Classes are imbalanced; the loss weighs them: {weights}.")
-    if splits.test is None:
-        notes.append("There is no test split, so no figure here is from unseen photos.")
     return notes
 
 
