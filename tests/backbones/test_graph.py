@@ -42,6 +42,13 @@ def test_a_shared_nested_model_keeps_sharing(small_cnn):
     np.testing.assert_array_equal(flat(IMAGES), model(IMAGES))
 
 
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"image": x}])
+def test_an_input_wrapped_in_a_list_or_dict_is_unwrapped(small_cnn, wrap):
+    inputs = keras.Input((16, 16, 3), name="image")
+    model = keras.Model(wrap(inputs), wrap(small_cnn()(inputs)))
+    np.testing.assert_array_equal(flatten(model)(IMAGES), small_cnn()(IMAGES))
+
+
 def test_the_original_is_left_alone(small_cnn):
     inner = small_cnn()
     model = keras.Sequential([keras.Input((16, 16, 3)), inner])

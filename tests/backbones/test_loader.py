@@ -194,6 +194,18 @@ def test_what_is_no_source_at_all_is_refused(source):
         load_backbone(source)
 
 
+@pytest.mark.parametrize("source", ["no/such/file.keras", "x" * 5000, "nul\0byte", ""])
+def test_a_source_that_cannot_exist_is_a_backbone_error(source):
+    with pytest.raises(BackboneError, match=r"There is no (file|model)|is a folder"):
+        load_backbone(source)
+
+
+@pytest.mark.parametrize("input_range", [(1,), 3, (0, 1, 2)])
+def test_what_is_no_pixel_range_is_refused(small_cnn, input_range):
+    with pytest.raises(InputRangeError, match="is no pixel range"):
+        load_backbone(small_cnn(), input_range=input_range)
+
+
 @pytest.mark.parametrize("image_size", [0, -3, (224,), "224", 2.5])
 def test_what_is_no_image_size_is_refused(image_size, small_cnn):
     with pytest.raises(BackboneError, match="is no image size"):

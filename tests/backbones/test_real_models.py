@@ -35,7 +35,16 @@ def _load(path: Path) -> Backbone:
     return load_backbone(path)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+_LARGE = ("imagenet/mobilenet_v2_1.0", "teachable_machine_savedmodel", "stm32")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith(_LARGE) else ())
+        for name in EXPECTED
+    ],
+)
 def test_range_and_cut_of_real_models(shared, name):
     input_range, features, last = EXPECTED[name]
     backbone = _load(shared / "models" / name)
@@ -45,6 +54,7 @@ def test_range_and_cut_of_real_models(shared, name):
     assert [group.name for group in backbone.groups][:2] == ["stem", "stage_1"]
 
 
+@pytest.mark.slow
 def test_teachable_machine_predicts_as_its_own_saved_model(shared):
     folder = shared / "models" / "teachable_machine_savedmodel"
     images = np.random.default_rng(0).uniform(-1, 1, (3, 224, 224, 3)).astype("float32")

@@ -192,6 +192,19 @@ def test_frozen_layers_keep_their_order_of_weights(small_model, tmp_path):
         np.testing.assert_array_equal(load_keras(tmp_path / "outer.h5")(IMAGES), outer(IMAGES))
 
 
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_nested_and_shared_models_predict_as_saved(small_model, tmp_path, name):
+    inputs = keras.Input((8, 8, 3))
+    mirrored = keras.layers.Permute((2, 1, 3))(inputs)
+    last = keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)])
+    both = keras.layers.Concatenate()([small_model(inputs), small_model(mirrored)])
+    middle = keras.Input((4,))
+    wrapped = keras.Model(middle, last(middle))
+    model = keras.Model(inputs, wrapped(both))
+    model.save(tmp_path / name)
+    np.testing.assert_array_equal(load_keras(tmp_path / name)(IMAGES), model(IMAGES))
+
+
 def test_every_model_of_keras_2_opens_with_all_its_weights(shared):
     files = {
         "face_classification/gender_mini_XCEPTION.21-0.95.hdf5": 52_658,

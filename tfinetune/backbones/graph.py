@@ -144,14 +144,25 @@ def check_equal(reference: keras.Model, candidate: keras.Model, *, what: str) ->
     height, width, channels = (d or 64 for d in candidate.inputs[0].shape[1:])
     noise = np.random.default_rng(0).uniform(-1, 1, (1, height, width, channels))
     noise = noise.astype("float32")
-    expected = np.asarray(reference(noise, training=False), "float32")
-    received = np.asarray(candidate(noise, training=False), "float32")
+    expected, received = (_first_output(model, noise) for model in (reference, candidate))
     difference = float(np.max(np.abs(expected - received), initial=0.0))
     if not difference <= 1e-3 * max(float(np.max(np.abs(expected), initial=0.0)), 1e-3):
         raise BackboneError(
             f"{what} changed what this backbone computes (by {difference:.2g}). Save it as a flat "
             "functional model of stock layers and try again."
         )
+
+
+def _first_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    outputs = model(_wrapped(model, images), training=False)
+    return np.asarray(keras.tree.flatten(outputs)[0], "float32")
+
+
+def _wrapped(model: keras.Model, tensor: Any) -> Any:
+    """Return `tensor` in the list or dict, if any, that a one-input model takes it in."""
+    if isinstance(model, keras.Sequential):
+        return tensor
+    return keras.tree.map_structure(lambda _: tensor, model.input)
 
 
 class _Copies:
@@ -217,4 +228,5 @@ def _inline(model: keras.Model, copies: _Copies) -> keras.Model:
         return tensor
 
     inputs = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
-    return keras.Model(inputs, call(model, inputs), name=model.name)
+    outputs = keras.tree.flatten(call(model, _wrapped(model, inputs)))
+    return keras.Model(inputs, outputs[0], name=model.name)

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from tfinetune.backbones.graph import ordered_nodes
-from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.backbones.input_scaling import PRESETS, InputScaling
 from tfinetune.errors import InputRangeError
 
 # The best candidate must fit this many times better than the next, or nothing was decided.
@@ -99,7 +99,8 @@ def _from_statistics(model: keras.Model) -> tuple[InputScaling, str]:
             f"The pixel range that {model.name!r} expects cannot be decided: it starts with no "
             "Rescaling or Normalization layer and has no trained BatchNorm statistics to compare "
             "with. Pass input_range=(low, high) (--input-range LOW,HIGH): what its author "
-            "scaled pixels to, most often -1,1 or 0,1 or 0,255."
+            "scaled pixels to, most often -1,1 or 0,1 or 0,255; in Python also the name of a "
+            f"preset: {', '.join(PRESETS)}."
         )
     scores = probe_ranges(model)
     (best, lowest), (second, next_lowest) = sorted(scores.items(), key=lambda item: item[1])[:2]

@@ -1,5 +1,6 @@
 """Open a pretrained model of any supported kind as a Backbone."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from tfinetune.backbones.graph import (
 from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
 from tfinetune.backbones.input_scaling import InputScaling
 from tfinetune.backbones.top import find_features
-from tfinetune.errors import BackboneError, FixedSizeError
+from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
 from tfinetune.security.loading import load_keras
 from tfinetune.security.preflight import read_model_file
 from tfinetune.storage import sha256_file
@@ -111,8 +112,8 @@ def _open(
         raise BackboneError(
             f"A backbone is a path, a name or a keras.Model; received {type(source).__name__}."
         )
-    name = None if Path(source).is_file() else find_application(str(source))
-    if name is not None:
+    name = find_application(str(source))
+    if name is not None and not os.path.isfile(source):
         side = default_image_size(name)
         model, notes = build_application(name, image_size=size or (side, side), weights=weights)
         return _Opened(
@@ -123,7 +124,8 @@ def _open(
             notes=notes,
             scaling=application_scaling(name),
         )
-    if not Path(source).exists() and not Path(source).suffix and Path(source).name == str(source):
+    looks_like_a_name = Path(source).name == str(source) and not Path(source).suffix
+    if looks_like_a_name and not os.path.exists(source):
         raise unknown_source(str(source))
     file = read_model_file(source)
     model = load_keras(file, custom_objects=custom_objects)
@@ -176,8 +178,12 @@ def _scaling(
         return detect_input_scaling(model, known=opened.scaling)
     if isinstance(input_range, str):
         given = InputScaling.preset(input_range)
-    else:
+    elif isinstance(input_range, list | tuple) and len(input_range) == 2:
         given = InputScaling.from_range(*input_range)
+    else:
+        raise InputRangeError(
+            f"input_range={input_range!r} is no pixel range. Allowed: (low, high), such as (-1, 1)."
+        )
     own = own_scaling(model)
     if own is not None and own.describe() != given.describe():
         warnings.append(

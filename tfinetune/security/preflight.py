@@ -6,6 +6,7 @@ real size and lead nowhere outside it.
 """
 
 import json
+import os
 import stat
 import tempfile
 import zipfile
@@ -102,20 +103,19 @@ def check_weights_file(path: str | Path) -> int:
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise BackboneError(_describe_folder(path))
-    if not path.exists():
+    if not os.path.exists(path):  # Unlike Path.exists, it never raises.
         raise BackboneError(
             f"There is no model at {path}. Allowed: a .keras or .h5 file, the name of a "
             "keras.applications model, or a keras.Model."
         )
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BackboneError(f"{path} is not a regular file. Copy the model to a file first.")
     try:
-        if path.stat().st_size == 0:
-            raise BackboneError(f"{path} is empty. Download or save it again.")
-        with path.open("rb"):
-            pass
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise BackboneError(f"{path} is empty. Download or save it again.")
     except OSError as error:
         raise BackboneError(f"{path} cannot be read: {error.strerror or error}.") from error
 
