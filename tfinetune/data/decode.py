@@ -5,21 +5,20 @@ disagree. The content decides the format, never the name. Alpha is composited ov
 orientation is honoured, and the result is rounded to uint8.
 """
 
+from functools import partial
 from typing import Literal, get_args
 
 import tensorflow as tf
 
 from tfinetune.data.gif import first_frame
 from tfinetune.data.headers import (
-    BMP,
     DAMAGED,
-    GIF,
-    JPEG,
+    JPEG_SIGNATURE,
     MAX_PIXELS,
     OK,
     PNG,
     REASONS,
-    WEBP,
+    TOO_LARGE,
     Header,
     read_header,
 )
@@ -104,26 +103,18 @@ def try_decode_image(
         The image, uint8 [height, width, 3], zeros where it cannot be decoded; and a scalar bool.
     """
 
-    contents = tf.convert_to_tensor(contents)
-    header = read_header(contents)
+    blank = tf.zeros([*image_size, 3], tf.uint8)
 
     @tf.autograph.experimental.do_not_convert
-    def attempt(contents, header):
-        return _decode_checked(contents, header, needed=_needed_side(image_size))
+    def attempt(contents):
+        return decode_image(contents, image_size=image_size, aspect=aspect), True
 
-    # A data set is the only thing in a graph that can drop an error. Built anew for every image,
-    # it holds no more than the step that may fail.
-    attempts = tf.data.Dataset.from_tensors((contents, header)).map(attempt)
-    fallback = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))
+    # A data set is the only thing in a graph that can drop an error.
+    attempts = tf.data.Dataset.from_tensors(contents).map(attempt)
+    fallback = tf.data.Dataset.from_tensors((blank, False))
     attempts = attempts.ignore_errors(log_warning=False).concatenate(fallback).take(1)
-    image = tf.ensure_shape(attempts.get_single_element(), [None, None, 3])
-    valid = tf.size(image) > 0
-    image = tf.cond(
-        valid,
-        lambda: fit_image(_orient(image, header.orientation), image_size=image_size, aspect=aspect),
-        lambda: tf.zeros([*image_size, 3], tf.uint8),
-    )
-    return image, valid
+    image, valid = attempts.get_single_element()
+    return tf.ensure_shape(image, blank.shape), tf.ensure_shape(valid, [])
 
 
 @tf.autograph.experimental.do_not_convert
@@ -140,9 +131,13 @@ def decode_full(contents: tf.Tensor, *, image_size: tuple[int, int]) -> tf.Tenso
         tf.errors.InvalidArgumentError: when run, as `decode_image`.
     """
     contents = tf.convert_to_tensor(contents)
-    header = read_header(contents)
-    image = _decode_checked(contents, header, needed=_needed_side(image_size))
-    return _orient(image, header.orientation)
+    needed = max(_WORKING_SIDE, 2 * max(image_size))
+    image = tf.cond(
+        tf.strings.substr(contents, 0, len(JPEG_SIGNATURE)) == JPEG_SIGNATURE,
+        lambda: _decode_jpeg(contents, needed=needed),
+        lambda: _decode_other(contents),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
 
 
 @tf.autograph.experimental.do_not_convert
@@ -177,32 +172,48 @@ def _resize(image: tf.Tensor, size: tuple) -> tf.Tensor:
     return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
 
 
-def _needed_side(image_size: tuple[int, int]) -> int:
-    return max(_WORKING_SIDE, 2 * max(image_size))
+# The executor visits every node of a branch not taken, too. Calls that are not inlined keep the
+# rare branches out of its way: most images are JPEGs, many of them without EXIF.
+_outlined = partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
 
 
-def _decode_checked(contents: tf.Tensor, header: Header, *, needed: int) -> tf.Tensor:
-    """Decode what the header allows, without orientation: uint8 [height, width, 3]."""
-    accepted = tf.debugging.Assert(header.reason == OK, [tf.gather(REASONS, header.reason)])
-    with tf.control_dependencies([accepted]):
-        contents = tf.identity(contents)
-    decoders = {
-        JPEG: lambda: _decode_jpeg(contents, header, needed=needed),
-        PNG: lambda: _decode_png(contents, header),
-        GIF: lambda: _decode_gif(contents),
-        BMP: lambda: _decode_bmp(contents, header),
-        WEBP: lambda: _decode_webp(contents),
-    }
-    return tf.ensure_shape(tf.switch_case(header.format, decoders), [None, None, 3])
+def _decode_jpeg(contents: tf.Tensor, *, needed: int) -> tf.Tensor:
+    # Far cheaper than `read_header`, which is needed only for EXIF and to explain a failure.
+    shape = tf.io.extract_jpeg_shape(contents)
+    bounded = tf.debugging.Assert(shape[0] <= MAX_PIXELS // shape[1], [REASONS[TOO_LARGE]])
 
-
-def _decode_jpeg(contents: tf.Tensor, header: Header, *, needed: int) -> tf.Tensor:
     def at_scale(ratio):
         return tf.io.decode_jpeg(contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    shorter = tf.minimum(header.height, header.width)
-    index = tf.reduce_sum(tf.cast(shorter >= [2 * needed, 4 * needed, 8 * needed], tf.int32))
-    return tf.switch_case(index, [lambda r=r: at_scale(r) for r in (1, 2, 4, 8)])
+    with tf.control_dependencies([bounded]):
+        shorter = tf.minimum(shape[0], shape[1])
+    scale = tf.reduce_sum(tf.cast(shorter >= [2 * needed, 4 * needed, 8 * needed], tf.int32))
+    image = tf.switch_case(scale, [lambda ratio=ratio: at_scale(ratio) for ratio in (1, 2, 4, 8)])
+    # `\C` is any byte at all; a match elsewhere in the file costs no more than a closer look.
+    may_have_exif = tf.strings.regex_full_match(contents, r"\C*Exif\x00\x00\C*")
+    return tf.cond(may_have_exif, lambda: _orient_by_header(image, contents), lambda: image)
+
+
+@_outlined(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.string)])
+def _orient_by_header(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
+    return _orient(image, read_header(contents).orientation)
+
+
+@_outlined(input_signature=[tf.TensorSpec([], tf.string)])
+def _decode_other(contents: tf.Tensor) -> tf.Tensor:
+    """Decode and orient what is not a JPEG: uint8 [height, width, 3]."""
+    header = read_header(contents)
+    accepted = tf.debugging.Assert(header.reason == OK, [tf.gather(REASONS, header.reason)])
+    with tf.control_dependencies([accepted]):
+        contents = tf.identity(contents)
+    decoders = [
+        lambda: _decode_png(contents, header),
+        lambda: _decode_gif(contents),
+        lambda: _decode_bmp(contents, header),
+        lambda: _decode_webp(contents),
+    ]
+    image = tf.switch_case(header.format - PNG, decoders)
+    return _orient(tf.ensure_shape(image, [None, None, 3]), header.orientation)
 
 
 def _decode_png(contents: tf.Tensor, header: Header) -> tf.Tensor:
@@ -219,11 +230,11 @@ def _decode_gif(contents: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([complete]):
         single = tf.identity(frame.contents)
     image = tf.io.decode_image(single, channels=3, expand_animations=False)
-    # What the frame leaves bare is transparent; TensorFlow paints it black.
     top, left, height, width = tf.unstack(tf.cast(frame.box, tf.int32))
     rows, columns = tf.unstack(tf.cast(frame.canvas, tf.int32))
     margins = [[top, rows - top - height], [left, columns - left - width], [0, 0]]
-    return tf.pad(image[top : top + height, left : left + width], margins, constant_values=255)
+    # What the frame leaves bare is transparent.
+    return tf.pad(image, margins, constant_values=255)
 
 
 def _decode_bmp(contents: tf.Tensor, header: Header) -> tf.Tensor:

@@ -1,8 +1,9 @@
 """Isolate the first frame of a GIF, in graph, as a GIF of its own.
 
 TensorFlow unpacks every frame before it returns the first, so a small animation can ask for
-gigabytes; and it paints transparent pixels black. The file is therefore cut after the first frame,
-and the transparent palette entry is made white, which composites the frame over white exactly.
+gigabytes; it loses a frame that does not start in the corner of its canvas; and it paints
+transparent pixels black. The first frame is therefore rewritten as a GIF that it fills, whose
+transparent colour is white: composited over white exactly.
 """
 
 from typing import NamedTuple
@@ -17,11 +18,11 @@ _MAX_BLOCKS = 256
 
 
 class FirstFrame(NamedTuple):
-    """A GIF of one frame and where that frame lies on its canvas.
+    """A GIF of one frame, and where that frame lay on its canvas.
 
     Attributes:
-        contents: scalar string, the GIF.
-        canvas: int32 [2], height and width.
+        contents: scalar string, a GIF of the size of the frame.
+        canvas: int32 [2], height and width of the original.
         box: int32 [4], top, left, height and width of the frame.
         complete: bool, the frame was found whole and inside the canvas; decode only then.
     """
@@ -33,7 +34,7 @@ class FirstFrame(NamedTuple):
 
 
 def first_frame(contents: tf.Tensor) -> FirstFrame:
-    """Cut a GIF after its first frame and make its transparent colour white.
+    """Rewrite the first frame of a GIF as a GIF of its own.
 
     Args:
         contents: scalar string that starts with a GIF signature.
@@ -72,18 +73,37 @@ def first_frame(contents: tf.Tensor) -> FirstFrame:
     inside = (top + height <= canvas[0]) & (left + width <= canvas[1])
     complete = (descriptor > 0) & (end <= data.size) & (data.byte(end - 1) == 0)
 
-    palette = tf.where(local_palette > 0, descriptor + 10, 13)
-    palette_size = tf.where(local_palette > 0, local_palette, global_palette)
+    has_local = local_palette > 0
+    palette = tf.where(
+        has_local,
+        tf.strings.substr(contents, tf.minimum(descriptor + 10, data.size), local_palette),
+        tf.strings.substr(contents, tf.minimum(13, data.size), global_palette),
+    )
     transparent = 3 * data.byte(control + 6)
     is_transparent = (control > 0) & (data.byte(control + 3) % 2 == 1)
-    whole = tf.strings.substr(contents, zero, tf.minimum(end, data.size))
-    frame = tf.cond(
-        is_transparent & (transparent < palette_size),
-        lambda: _whiten(whole, palette + transparent, control + 3),
-        lambda: whole,
+    palette = tf.cond(
+        is_transparent & (transparent < tf.strings.length(palette)),
+        lambda: _whiten(palette, transparent),
+        lambda: palette,
     )
+    frame_size = data.text(descriptor + 5, 4)
+    is_interlaced = data.byte(descriptor + 9) // 0x40 % 2 == 1
+    pixels = tf.minimum(descriptor + 10 + local_palette, data.size)
+    parts = [
+        b"GIF89a",
+        frame_size,
+        # Announces the palette and its size; the other bits mean nothing to a decoder.
+        tf.where(has_local, data.text(descriptor + 9, 1), data.text(10, 1)),
+        b"\0\0",
+        palette,
+        b",\0\0\0\0",
+        frame_size,
+        tf.where(is_interlaced, b"\x40", b"\0"),
+        tf.strings.substr(contents, pixels, tf.maximum(end - pixels, 0)),
+        b";",
+    ]
     return FirstFrame(
-        tf.strings.join([frame, ";"]),
+        tf.strings.join(parts),
         canvas,
         tf.stack([top, left, height, width]),
         complete & inside & (width > 0) & (height > 0),
@@ -107,22 +127,11 @@ def _skip_sub_blocks(data: FileBytes, position: tf.Tensor) -> tf.Tensor:
     return last + 1
 
 
-def _whiten(contents: tf.Tensor, colour: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
-    """Set the three bytes at `colour` to white and the byte at `flags` to zero."""
-    # TensorFlow cannot turn bytes back into a string, so the pieces are joined in file order.
-    white, zero = b"\xff\xff\xff", b"\0"
-    colour_first = colour < flags
-    start = tf.minimum(colour, flags)
-    middle = start + tf.where(colour_first, 3, 1)
-    second = tf.maximum(colour, flags)
-    tail = second + tf.where(colour_first, 1, 3)
-    length = tf.strings.length(contents)
-    return tf.strings.join(
-        [
-            tf.strings.substr(contents, tf.zeros_like(start), start),
-            tf.where(colour_first, white, zero),
-            tf.strings.substr(contents, middle, second - middle),
-            tf.where(colour_first, zero, white),
-            tf.strings.substr(contents, tail, length - tail),
-        ]
+def _whiten(palette: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Set the colour at byte `start` to white."""
+    rest = tf.strings.length(palette) - start - 3
+    before, after = (
+        tf.strings.substr(palette, 0, start),
+        tf.strings.substr(palette, start + 3, rest),
     )
+    return tf.strings.join([before, b"\xff\xff\xff", after])

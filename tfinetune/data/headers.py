@@ -27,6 +27,7 @@ REASONS: tuple[str, ...] = (
 )
 
 JPEG, PNG, GIF, BMP, WEBP, UNKNOWN = range(6)
+JPEG_SIGNATURE = b"\xff\xd8\xff"
 
 # Real photos have tens of segments; a hostile file of four-byte segments would walk for hours.
 _MAX_SEGMENTS = 1024
@@ -100,7 +101,7 @@ def read_header(contents: tf.Tensor) -> Header:
     """
     data = FileBytes(contents)
     signatures = [
-        data.matches(0, b"\xff\xd8\xff"),
+        data.matches(0, JPEG_SIGNATURE),
         data.matches(0, b"\x89PNG\r\n\x1a\n") & data.matches(12, b"IHDR"),
         data.matches(0, b"GIF87a") | data.matches(0, b"GIF89a"),
         data.matches(0, b"BM") & data.matches(15, b"\0\0\0"),

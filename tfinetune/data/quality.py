@@ -18,7 +18,7 @@ MAX_HASH_DISTANCE = 6
 # A hash keeps only the signs of coarse structure: on flat or tiny images it is mostly noise. A pair
 # must therefore agree in what the hash leaves out, too.
 _MAX_COLOUR_DIFFERENCE = 24.0
-_MIN_CORRELATION = 0.95
+_MIN_CORRELATION = 0.98
 _FLAT_DEVIATION = 2.0
 _CHUNK = 1024
 
@@ -67,6 +67,8 @@ def find_duplicates(thumbnails: np.ndarray, checksums: Sequence[str]) -> list[Du
         The groups of two or more, ordered by their first member.
     """
     count = len(checksums)
+    if count == 0:
+        return []
     _, digest = np.unique(np.array(checksums, dtype=object), return_inverse=True)
     first, second = _near_pairs(thumbnails)
     # Every exact copy is tied to the first photo with its digest.

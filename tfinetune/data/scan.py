@@ -148,7 +148,11 @@ def file_decoder(image_size: tuple[int, int], aspect: Aspect) -> Callable[[tf.Te
     return decode
 
 
+@functools.cache
 def _scanner(image_size: tuple[int, int], aspect: Aspect, keep_pixels: bool) -> Callable:
+    """Return a graph function from a path to (pixels, thumbnail), traced once per size."""
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.string)])
     def read(path):
         image = decode_full(tf.io.read_file(path), image_size=image_size)
         side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
