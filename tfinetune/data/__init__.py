@@ -1,6 +1,13 @@
 """Data sets: opening, decoding, checking, dividing and augmenting them."""
 
-from tfinetune.data.augmentation import POLICIES, Policy, augment_batch, draw_parameters, flip
+from tfinetune.data.augmentation import (
+    POLICIES,
+    Policy,
+    augment_batch,
+    draw_parameters,
+    flip,
+    get_policy,
+)
 from tfinetune.data.decode import (
     ASPECTS,
     DECODER_VERSION,
@@ -37,6 +44,7 @@ __all__ = [
     "find_files",
     "flip",
     "from_image_folder",
+    "get_policy",
     "inspect_header",
     "is_foreign",
     "try_decode_image",

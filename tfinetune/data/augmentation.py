@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from tfinetune.errors import DataError
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -35,6 +37,8 @@ class Policy:
 POLICIES: dict[str, Policy] = {
     "none": Policy(),
     "light": Policy(flip=0.5, translate=0.05, zoom=0.1),
+    # For what means something else in the mirror: text, digits, signs.
+    "no_flip": Policy(translate=0.05, zoom=0.1, rotate=8.0),
     "standard": Policy(
         flip=0.5,
         translate=0.08,
@@ -48,6 +52,19 @@ POLICIES: dict[str, Policy] = {
 
 PARAMETERS = ("flip", "right", "down", "zoom", "angle", "brightness", "contrast", "saturation")
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+def get_policy(augment: str | Policy) -> Policy:
+    """Return the policy of a name in `POLICIES`; a policy is returned as it is.
+
+    Raises:
+        DataError: if there is no policy of that name.
+    """
+    if isinstance(augment, Policy):
+        return augment
+    if augment not in POLICIES:
+        raise DataError(f"Unknown augmentation {augment!r}. Known: {', '.join(POLICIES)}.")
+    return POLICIES[augment]
 
 
 def draw_parameters(

@@ -112,7 +112,9 @@ def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _thumbnails_agree(thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return bool [pairs]: the same mean colour and the same structure."""
     colour = thumbnails.mean(axis=(1, 2))
-    structure = _grey(thumbnails).reshape(len(thumbnails), -1)
+    # 16x16: enlarging a tiny image blurs or blocks finer detail differently at each size.
+    structure = _grey(thumbnails).reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4))
+    structure = structure.reshape(len(thumbnails), -1)
     structure -= structure.mean(axis=1, keepdims=True)
     deviation = structure.std(axis=1)
     agree = np.zeros(len(first), bool)

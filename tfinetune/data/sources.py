@@ -32,7 +32,7 @@ def from_image_folder(
     directory: str | Path,
     *,
     image_size: int | tuple[int, int] = 224,
-    aspect: Aspect = "crop",
+    aspect: Aspect = "stretch",
     validation: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
@@ -48,7 +48,7 @@ def from_image_folder(
         directory: `directory/class/*`, or `directory/{train,validation,test}/class/*`, whose
             division is kept; a validation split is carved from train where it has none.
         image_size: side, or height and width, of the decoded photos in pixels.
-        aspect: "crop", "pad" or "stretch", for photos of other proportions.
+        aspect: "stretch", "crop" or "pad", for photos of other proportions.
         validation, test: shares of each class to hold out, 0 or more, together less than 1.
         seed: of the division.
         memory_limit: bytes that all decoded photos may occupy to be kept in memory; beyond that

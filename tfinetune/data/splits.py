@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.data.augmentation import POLICIES, Policy, augment_batch, draw_parameters
+from tfinetune.data.augmentation import Policy, augment_batch, draw_parameters, get_policy
 from tfinetune.data.decode import DECODER_VERSION, Aspect
 from tfinetune.data.scan import decode_files, file_decoder
 from tfinetune.errors import DataError
@@ -163,7 +163,7 @@ class Split:
             >>> train = from_image_folder("photos/").train
             >>> model.fit(train.dataset(32, shuffle=True, augment="light"), epochs=10)
         """
-        policy = _policy(augment)
+        policy = get_policy(augment)
         if batch_size < 1 or epochs < 1 or start < 0:
             raise DataError(
                 f"Cannot batch the {self.name} split: received batch_size={batch_size}, "
@@ -290,14 +290,6 @@ def split_fingerprint(
     """Return the SHA-256 that changes with any example, label, or way of decoding."""
     examples = zip(ids, checksums, labels.tolist(), strict=True)
     return fingerprint([(DECODER_VERSION, tuple(image_size), aspect), *examples])
-
-
-def _policy(augment: str | Policy) -> Policy:
-    if isinstance(augment, Policy):
-        return augment
-    if augment not in POLICIES:
-        raise DataError(f"Unknown augmentation {augment!r}. Known: {', '.join(POLICIES)}.")
-    return POLICIES[augment]
 
 
 def _order(count: int, *, seed: tf.Tensor, epoch: tf.Tensor, shuffle: bool) -> tf.Tensor:
