@@ -50,7 +50,7 @@ def run_demo(
         backbone=str(EMBEDDED_BACKBONE),
         validation=VALIDATION,
         strategy_parameters={"epochs": EPOCHS},
-        augmentation="light",
+        augmentation="no_flip",
         batch_size=16,
         seed=seed,
     )

@@ -58,7 +58,7 @@ class FineTuner:
         spec: DataSpec,
         *,
         weights: str = "imagenet",
-        input_range: tuple[float, float] | None = None,
+        input_range: tuple[float, float] | str | None = None,
         dropout: float = 0.2,
         seed: int = 0,
         reporter: Reporter | None = None,

@@ -13,6 +13,7 @@ from tfinetune.errors import RecipeError
 from tfinetune.storage import write_text
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Preset = Literal["tf", "unit", "raw", "torch", "caffe"]
 Side = Annotated[int, Field(ge=8, le=4096)]
 
 
@@ -25,7 +26,8 @@ class Recipe(BaseModel):
             best that is available.
         weights: `imagenet`, `none` (start from random weights) or the path of a weights file.
         image_size: height and width in pixels; None takes the backbone's own.
-        input_range: what pixel values 0 and 255 become for the backbone; None detects it.
+        input_range: what pixel values 0 and 255 become for the backbone, or a convention of
+            keras.applications (`tf`, `unit`, `raw`, `torch`, `caffe`); None detects it.
         aspect: how a photo gets to the image size: `crop`, `pad` or `stretch`.
         validation: share held out to choose and calibrate the model, in [0, 1).
         test: share held out to measure the shipped model, in [0, 1).
@@ -46,7 +48,7 @@ class Recipe(BaseModel):
     backbone: str = ""
     weights: str = "imagenet"
     image_size: tuple[Side, Side] | None = None
-    input_range: tuple[float, float] | None = None
+    input_range: tuple[float, float] | Preset | None = None
     aspect: Literal["crop", "pad", "stretch"] = "stretch"
     validation: Fraction = 0.15
     test: Fraction = 0.15
@@ -76,7 +78,7 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"validation {self.validation} + test {self.test} leave nothing to train on"
             )
-        if self.input_range is not None and self.input_range[0] >= self.input_range[1]:
+        if isinstance(self.input_range, tuple) and self.input_range[0] >= self.input_range[1]:
             raise ValueError(f"input_range {self.input_range} must rise from low to high")
         return self
 

@@ -28,7 +28,9 @@ def test_layer_decay_equals_independent_optimizers(small_cnn):
 
     optimizer = AdamW(0.01, layer_decay=0.5, assembly=assembly, weight_decay=0.1)
     for gradients in steps:
-        optimizer.apply_gradients(zip(map(keras.ops.convert_to_tensor, gradients), variables))
+        optimizer.apply_gradients(
+            zip(map(keras.ops.convert_to_tensor, gradients), variables, strict=True)
+        )
     ours = [np.array(v) for v in variables]
 
     multipliers = group_multipliers(list(groups_of(assembly)), 0.5)

@@ -1,4 +1,4 @@
-"""What every strategy does: lists phases, serializes, trains, reproduces, refuses bad parameters."""
+"""What every strategy does: lists phases, serializes, trains, reproduces, refuses bad input."""
 
 import numpy as np
 import pytest

@@ -48,10 +48,12 @@ def show_metrics(metrics: dict[str, Any], *, console: Console) -> None:
 
 def show_plan(plan: dict[str, Any], *, console: Console) -> None:
     """Show what would be trained and for how long."""
+    height, width = plan["image_size"]
     console.print(
         f"{plan['photos']} photos of {len(plan['class_names'])} classes, "
         f"{plan['set_aside']} set aside, {plan['stray_files']} stray files; "
-        f"{plan['image_size'][0]}x{plan['image_size'][1]} pixels; backbone input {plan['input_range']} ({plan['input_range_origin']}).",
+        f"{height}x{width} pixels; backbone input {plan['input_range']} "
+        f"({plan['input_range_origin']}).",
         soft_wrap=True,
     )
     table = Table(title="plan", title_justify="left")

@@ -1,7 +1,7 @@
 """`tfinetune train`: photos and a backbone in, a finished run folder out."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 import yaml
@@ -9,7 +9,7 @@ import yaml
 from tfinetune.cli.console import session
 from tfinetune.cli.tables import show_plan, show_run
 from tfinetune.errors import RecipeError
-from tfinetune.recipe import Recipe
+from tfinetune.recipe import Preset, Recipe
 from tfinetune.runs import RunFolder
 
 
@@ -42,7 +42,10 @@ def command(
     aspect: Annotated[str | None, typer.Option(help="stretch (default), crop or pad.")] = None,
     input_range: Annotated[
         str | None,
-        typer.Option(help="LO,HI that pixels 0 and 255 become for the backbone [detected]."),
+        typer.Option(
+            help="LO,HI that pixels 0 and 255 become for the backbone, or a convention of "
+            "keras.applications: tf, unit, raw, torch, caffe [detected]."
+        ),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="imagenet (default), none (random) or a weights file.")
@@ -52,7 +55,7 @@ def command(
     ] = None,
     test: Annotated[float | None, typer.Option(help="Share held out to measure it [0.15].")] = None,
     augmentation: Annotated[
-        str | None, typer.Option(help="light (default), standard or none.")
+        str | None, typer.Option(help="light (default), no_flip, standard or none.")
     ] = None,
     class_weights: Annotated[
         str | None, typer.Option(help="auto (default: past 3:1), always or never.")
@@ -114,11 +117,16 @@ def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def _parse_range(text: str) -> tuple[float, float]:
+def _parse_range(text: str) -> tuple[float, float] | str:
+    if text in get_args(Preset):
+        return text
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"--input-range takes LO,HI such as -1,1; got {text!r}.") from None
+        raise typer.BadParameter(
+            f"--input-range takes LO,HI such as -1,1, or one of {', '.join(get_args(Preset))}; "
+            f"got {text!r}."
+        ) from None
     return low, high
 
 

@@ -201,9 +201,11 @@ class Split:
                 numbers = tf.data.Dataset.range(epoch, epoch + epochs)
             batches = numbers.flat_map(batches_of).skip(start)
             loaded = self._load(batches, batch_size)
-            return loaded.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-                tf.data.AUTOTUNE
-            )
+            finished = loaded.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+            # Without a known length Keras warns at the end of the first epoch.
+            count = max(0, epochs * self.steps(batch_size) - start)
+            finished = finished.apply(tf.data.experimental.assert_cardinality(count))
+            return finished.prefetch(tf.data.AUTOTUNE)
 
     def _load(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         """Turn (indices, views) into (uint8 images, views, labels), in memory or from files."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from tfinetune.assembly import Assembly
 from tfinetune.data import Split
 from tfinetune.inference import constant_function
-from tfinetune.training.feature_cache import VIEWS
+from tfinetune.training.feature_cache import cached_views
 from tfinetune.training.phase import Phase
 from tfinetune.training.runner import compile_for
 
 
 def estimate_seconds(
-    assembly: Assembly, train: Split, *, phases: Sequence[Phase], batch_size: int
+    assembly: Assembly, train: Split, *, phases: Sequence[Phase], batch_size: int, augment: str
 ) -> dict[str, float]:
     """Measure a forward pass or a training step for each phase and multiply.
 
@@ -21,6 +21,7 @@ def estimate_seconds(
         train: the training split.
         phases: what a strategy lists.
         batch_size: photos a step.
+        augment: the policy, which says how many views a probe takes.
 
     Returns:
         Seconds by phase name, without reading photos, validation and export.
@@ -32,7 +33,7 @@ def estimate_seconds(
         if phase.solver == "logistic":
             function = constant_function(assembly.features_model)
             once = _time(lambda: function(images))  # noqa: B023 (called at once)
-            seconds[phase.name] = once / len(images) * len(train) * len(VIEWS)
+            seconds[phase.name] = once / len(images) * len(train) * len(cached_views(augment))
         else:
             steps = train.steps(batch_size) * phase.epochs
             compile_for(phase, assembly, steps=steps)

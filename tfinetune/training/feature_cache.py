@@ -1,14 +1,16 @@
 """Features of a frozen backbone, computed once and kept in memory."""
 
 import numpy as np
-import tensorflow as tf
 
 from tfinetune.assembly import Assembly
-from tfinetune.data import Split
+from tfinetune.data import Split, flip, get_policy
 from tfinetune.inference import constant_function, predict
 from tfinetune.reporting import Reporter
 
-VIEWS = ("clean", "flip")
+
+def cached_views(augment: str) -> tuple[str, ...]:
+    """Return the views to cache under an augmentation policy: mirrored too where it mirrors."""
+    return ("clean", "flip") if get_policy(augment).flip else ("clean",)
 
 
 class FeatureCache:
@@ -40,7 +42,7 @@ class FeatureCache:
         if key not in self._features:
             batches = split.dataset(self._batch_size, epoch=0)
             if view == "flip":
-                batches = batches.map(lambda images, _: tf.image.flip_left_right(images))
+                batches = batches.map(lambda images, _: flip(images))
             with self._reporter.bar(f"features of {split.name} ({view})") as advance:
                 self._features[key] = predict(
                     self._function, batches, total=len(split), advance=advance

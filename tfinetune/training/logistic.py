@@ -7,7 +7,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-5, 0.5))
+STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-5, 1.5))
+UNVALIDATED_STRENGTH = 1.0
 
 
 def fit_logistic_head(
@@ -56,7 +57,7 @@ def _fit(
     strength = (
         _choose_strength(clean, labels, weights, folds=folds, seed=seed)
         if folds >= 2
-        else STRENGTHS[len(STRENGTHS) // 2]
+        else UNVALIDATED_STRENGTH
     )
     every = np.concatenate(
         [clean, *(scaler.transform(view).astype(np.float32) for view in views[1:])]

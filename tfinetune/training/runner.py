@@ -20,7 +20,7 @@ from tfinetune.data import Splits
 from tfinetune.errors import TrainingError
 from tfinetune.reporting import Advance, Reporter
 from tfinetune.training.checkpoint import Arrays, Candidate, Checkpoint, TrainingState
-from tfinetune.training.feature_cache import VIEWS, FeatureCache
+from tfinetune.training.feature_cache import FeatureCache, cached_views
 from tfinetune.training.logistic import fit_logistic_head
 from tfinetune.training.phase import Phase
 
@@ -80,7 +80,7 @@ class Runner:
         cache = FeatureCache(self.assembly, reporter=self.reporter)
         train, validation = self.splits.train, self.splits.validation
         kernel, bias, _ = fit_logistic_head(
-            [cache.features(train, view=view) for view in VIEWS],
+            [cache.features(train, view=view) for view in cached_views(self.augment)],
             train.labels,
             class_weights=self.class_weights,
             seed=self.seed,

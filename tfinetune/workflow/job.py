@@ -28,7 +28,11 @@ def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
         tuner, splits = prepare(recipe, reporter)
         phases = tuner.phases(strategy)
         seconds = estimate_seconds(
-            tuner.assembly, splits.train, phases=phases, batch_size=recipe.batch_size
+            tuner.assembly,
+            splits.train,
+            phases=phases,
+            batch_size=recipe.batch_size,
+            augment=recipe.augmentation,
         )
     scaling = tuner.backbone.input_scaling
     return {

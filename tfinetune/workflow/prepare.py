@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tfinetune.backbones import load_backbone
-from tfinetune.data import Splits, from_image_folder
+from tfinetune.data import Splits, from_image_folder, get_policy
 from tfinetune.errors import BackboneUnavailableError, RunError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
@@ -31,6 +31,7 @@ def default_backbone(reporter: Reporter) -> str:
 
 def prepare(recipe: Recipe, reporter: Reporter) -> tuple[FineTuner, Splits]:
     """Load the backbone, then read the photos at its size."""
+    get_policy(recipe.augmentation)  # a wrong name is refused before anything slow
     backbone = load_backbone(
         recipe.backbone,
         weights=recipe.weights,

@@ -8,10 +8,10 @@ from tfinetune.training.strategies.strategy import Strategy
 
 
 class LinearProbe(Strategy):
-    """Fit only the head, in closed form, on features of the clean and the flipped photos.
+    """Fit only the head, in one convex problem, on features of the clean and the flipped photos.
 
     Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?". The backbone stays exactly
-    as it was and runs twice over the photos, whatever the number of classes.
+    as it was and runs twice over the photos (once where the augmentation policy does not flip).
 
     Example:
         >>> import tfinetune as ft
