@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,8 +39,6 @@ class FineTuner:
 
     Attributes:
         model: the plain `keras.Model`: image `[b, H, W, 3]`, 0..255, to probabilities.
-        calibration: temperature and calibration error before and after, once `fit` had a
-            validation split.
 
     Raises:
         FixedSizeError: if the backbone cannot work at `spec.image_size`.
@@ -82,7 +81,6 @@ class FineTuner:
         self.reporter = reporter or Reporter()
         self.assembly = Assembly(backbone, spec.num_classes, dropout=dropout, seed=seed)
         self.outcome: Outcome | None = None
-        self.calibration: dict | None = None
         self.class_weights: dict[int, float] | None = None
         self._plan: Plan = resolve("all", self.assembly)
         self._gate_photos: Sequence[str | Path] = sample_photos()
@@ -196,18 +194,19 @@ class FineTuner:
         Returns:
             The temperature.
         """
-        logits = self._logits(split)
-        before = expected_calibration_error(_softmax(logits), split.labels)
-        temperature = fit_temperature(logits, split.labels)
+        temperature = fit_temperature(self._logits(split), split.labels)
         self.assembly.set_temperature(temperature)
-        after = expected_calibration_error(_softmax(logits / temperature), split.labels)
-        self.calibration = {
+        return temperature
+
+    def calibration(self, split: Split) -> dict[str, Any]:
+        """Return the expected calibration error on a split without and with the temperature."""
+        logits, temperature = self._logits(split), self.assembly.temperature
+        return {
             "temperature": temperature,
-            "ece_before": before,
-            "ece_after": after,
+            "ece_before": expected_calibration_error(_softmax(logits), split.labels),
+            "ece_after": expected_calibration_error(_softmax(logits / temperature), split.labels),
             "split": split.name,
         }
-        return temperature
 
     def probabilities(self, split: Split) -> np.ndarray:
         """Return calibrated probabilities `[n, classes]` in the split's own order."""

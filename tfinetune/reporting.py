@@ -29,7 +29,7 @@ class Reporter:
         """Show one sentence and log it."""
         if self._console is not None:
             target = self._progress.console if self._progress else self._console
-            target.print(sentence, markup=False, highlight=False)
+            target.print(sentence, markup=False, highlight=False, soft_wrap=True)
         self._write(sentence)
 
     @contextlib.contextmanager
@@ -60,7 +60,9 @@ class Reporter:
             self._write(f"{title}: {time.monotonic() - started:.1f} s")
 
     def __enter__(self) -> "Reporter":
-        if self._console is not None and self._progress is None:
+        # In a pipe or a log file bars would only leave blank lines.
+        interactive = self._console and (self._console.is_terminal or self._console.is_jupyter)
+        if interactive and self._progress is None:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

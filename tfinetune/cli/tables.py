@@ -25,7 +25,7 @@ def show_run(run: "Run", *, console: Console, as_json: bool) -> None:
             table.add_row(f"macro F1, {name}", f"{measured['macro_f1']:.3f}")
     if metrics["calibration"]:
         before, after = (metrics["calibration"][key] for key in ("ece_before", "ece_after"))
-        table.add_row("calibration error", f"{before:.3f} → {after:.3f}")
+        table.add_row("calibration error", f"{before:.3f}, {after:.3f} after temperature")
     table.add_row("shipped", metrics["shipped_because"])
     table.add_row("time", f"{metrics['total_seconds']:.0f} s")
     table.add_row("memory", f"{metrics['peak_memory_bytes'] / 2**30:.1f} GiB at most")

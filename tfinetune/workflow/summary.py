@@ -60,18 +60,19 @@ def evaluate(tuner: FineTuner, splits: Splits) -> tuple[dict[str, Any], list[Mis
             for candidate in outcome.candidates
         ],
         "temperature": tuner.assembly.temperature,
-        "calibration": tuner.calibration,
+        "calibration": None,
         "class_weights": tuner.class_weights,
         "validation": None,
         "test": None,
     }
     mistakes: list[Mistake] = []
+    # Where there is a test split, it comes last and its mistakes and calibration are shown.
     for split in filter(None, (splits.validation, splits.test)):
         probabilities = tuner.probabilities(split)
         metrics[split.name] = classification_metrics(split.labels, probabilities, names)
-        mistakes = _mistakes(
-            split, probabilities, names
-        )  # those of the last: test, if there is one
+        mistakes = _mistakes(split, probabilities, names)
+        if splits.validation is not None:
+            metrics["calibration"] = tuner.calibration(split)
     return metrics, mistakes
 
 
@@ -134,7 +135,7 @@ def report_data(
         notes=[*splits.notes, *_notes(tuner, splits)],
         test=metrics["test"],
         validation=metrics["validation"],
-        calibration=tuner.calibration,
+        calibration=metrics["calibration"],
         mistakes=mistakes,
         candidates=metrics["candidates"],
         shipped_because=metrics["shipped_because"],
