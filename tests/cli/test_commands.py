@@ -22,6 +22,20 @@ def tfinetune(*arguments, cwd=None, **options) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.fixture
+def here(capfd):
+    """Run a command in this process: TensorFlow takes seconds to load anew."""
+    from tfinetune.cli import app
+
+    def run(*arguments) -> subprocess.CompletedProcess:
+        with pytest.raises(SystemExit) as ended:
+            app(args=list(map(str, arguments)))
+        output, errors = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, output, errors)
+
+    return run
+
+
 def assert_one_paragraph(done, *words, code=1):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -110,23 +124,25 @@ def test_recipe_reproduces_the_run(workplace):
     assert first["test"] == second["test"] and first["candidates"] == second["candidates"]
 
 
-def test_predict_gives_json_csv_and_a_line_for_a_bad_file(workplace):
+def test_predict_gives_json_csv_and_a_line_for_a_bad_file(workplace, here, monkeypatch):
+    monkeypatch.chdir(workplace)
     files = ["photos/red/0.png", "photos/red/broken.jpg"]
-    done = tfinetune("predict", "runs/photos", *files, "--top", "2", "--json", cwd=workplace)
+    done = here("predict", "runs/photos", *files, "--top", "2", "--json")
     good, bad = json.loads(done.stdout)
     assert len(good["predictions"]) == 2 and good["error"] is None
     assert good["predictions"][0]["label"] == "red"
     assert bad["predictions"] == [] and bad["error"]
     assert "1 of 2 files could not be read" in done.stderr
-    done = tfinetune("predict", "runs/photos", "photos/red/0.png", "--csv", cwd=workplace)
+    done = here("predict", "runs/photos", "photos/red/0.png", "--csv")
     rows = done.stdout.splitlines()
     assert rows[0] == "file,rank,label,probability,error" and len(rows) == 4
 
 
-def test_evaluate_counts_unknown_and_missing_classes(workplace, tmp_path):
+def test_evaluate_counts_unknown_and_missing_classes(workplace, tmp_path, here, monkeypatch):
+    monkeypatch.chdir(workplace)
     (tmp_path / "red").symlink_to(workplace / "photos/red")
     (tmp_path / "purple").symlink_to(workplace / "photos/blue")
-    done = tfinetune("evaluate", "runs/photos", tmp_path, "--json", cwd=workplace)
+    done = here("evaluate", "runs/photos", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["metrics"]["n"] == 12
@@ -135,24 +151,26 @@ def test_evaluate_counts_unknown_and_missing_classes(workplace, tmp_path):
     assert [Path(row["path"]).name for row in result["set_aside"]] == ["broken.jpg"]
 
 
-def test_inspect_describes_the_backbone(workplace):
-    done = tfinetune("inspect", "base_model.h5", "--json", cwd=workplace)
-    facts = json.loads(done.stdout)
+def test_inspect_describes_the_backbone(workplace, here, monkeypatch):
+    monkeypatch.chdir(workplace)
+    facts = json.loads(here("inspect", "base_model.h5", "--json").stdout)
     assert facts["parameters"] > 0 and facts["groups"]
-    text = tfinetune("inspect", "base_model.h5", cwd=workplace).stdout
+    text = here("inspect", "base_model.h5").stdout
     assert "stem" in text and "[0, 255]" in text
 
 
-def test_dry_run_shows_plan_and_time_and_writes_nothing(workplace):
+def test_dry_run_shows_plan_and_time_and_writes_nothing(workplace, here, monkeypatch):
+    monkeypatch.chdir(workplace)
     before = sorted((workplace / "runs").iterdir())
-    done = tfinetune("train", "photos", "--backbone", "base_model.h5", "--dry-run", cwd=workplace)
+    done = here("train", "photos", "--backbone", "base_model.h5", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "finetune: about" in done.stderr and "36 photos of 3 classes, 1 set aside" in done.stderr
     assert sorted((workplace / "runs").iterdir()) == before
 
 
-def test_export_writes_elsewhere_and_reports_parity(workplace):
-    done = tfinetune("export", "runs/photos", "--output", "serving/1", "--json", cwd=workplace)
+def test_export_writes_elsewhere_and_reports_parity(workplace, here, monkeypatch):
+    monkeypatch.chdir(workplace)
+    done = here("export", "runs/photos", "--output", "serving/1", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["parity"]
     assert {(r["route"], r["signature"]) for r in rows} == {
@@ -189,8 +207,11 @@ def test_export_writes_elsewhere_and_reports_parity(workplace):
         (["inspect", "NoSuchNet"], ["NoSuchNet"], 1),
     ],
 )
-def test_wrong_input_is_one_paragraph_with_the_reason(workplace, arguments, words, code):
-    assert_one_paragraph(tfinetune(*arguments, cwd=workplace), *words, code=code)
+def test_wrong_input_is_one_paragraph_with_the_reason(
+    workplace, arguments, words, code, here, monkeypatch
+):
+    monkeypatch.chdir(workplace)
+    assert_one_paragraph(here(*arguments), *words, code=code)
     left = workplace / "x"
     assert not left.exists() or not any(left.iterdir())
 

@@ -99,8 +99,8 @@ def _from_statistics(model: keras.Model) -> tuple[InputScaling, str]:
             f"The pixel range that {model.name!r} expects cannot be decided: it starts with no "
             "Rescaling or Normalization layer and has no trained BatchNorm statistics to compare "
             "with. Pass input_range=(low, high) (--input-range LOW,HIGH): what its author "
-            "scaled pixels to, most often -1,1 or 0,1 or 0,255; in Python also the name of a "
-            f"preset: {', '.join(PRESETS)}."
+            "scaled pixels to, most often -1,1 or 0,1 or 0,255, or the name of a preset: "
+            f"{', '.join(PRESETS)}."
         )
     scores = probe_ranges(model)
     (best, lowest), (second, next_lowest) = sorted(scores.items(), key=lambda item: item[1])[:2]

@@ -55,6 +55,12 @@ def session(*, log: Path | None = None) -> Iterator[Console]:
         except KeyboardInterrupt:
             _fail(console, "Interrupted. What was finished is kept; add --resume to continue.")
         except Exception as error:
+            # By name: TensorFlow's own class must not be imported here.
+            if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+                _fail(
+                    console,
+                    "Memory ran out. Try half the --batch-size, or a smaller --image-size.",
+                )
             _fail(
                 console,
                 f"Internal error ({type(error).__name__}: {_short(error)}). "

@@ -137,22 +137,6 @@ def _header(
     )
 
 
-def _read_unknown(data: FileBytes) -> Header:
-    brands = [b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"]
-    is_heif = data.matches(4, b"ftyp") & tf.reduce_any([data.matches(8, b) for b in brands])
-    others = [
-        (0, b"II*\0"),
-        (0, b"MM\0*"),
-        (0, b"\xff\x0a"),
-        (4, b"JXL \r\n\x87\n"),
-        (4, b"jP  \r\n\x87\n"),
-        (0, b"8BPS"),
-    ]
-    foreign = is_heif | tf.reduce_any([data.matches(at, magic) for at, magic in others])
-    reason = tf.where(data.size == 0, EMPTY, tf.where(foreign, FOREIGN, NOT_AN_IMAGE))
-    return _header(UNKNOWN, reason=reason)
-
-
 def _read_jpeg(data: FileBytes) -> Header:
     def unfinished(position, frame, exif):
         return (frame == 0) & (position < data.size)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfinetune.data import try_decode_image
+from tfinetune.errors import StorageError
 
 
 def export_saved_model(
@@ -31,6 +32,9 @@ def export_saved_model(
         path: folder to write; the caller makes it appear atomically.
         class_names: in the order of the model's outputs.
         aspect: how photos are brought to the model's size.
+
+    Raises:
+        StorageError: if the disk refuses.
     """
     size = tuple(model.input_shape[1:3])
     names = tf.constant(list(class_names))
@@ -68,4 +72,10 @@ def export_saved_model(
         serving_bytes,
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
     )
-    archive.write_out(str(path), verbose=False)
+    try:
+        archive.write_out(str(path), verbose=False)
+    except tf.errors.OpError as error:  # TensorFlow writes the variables itself
+        raise StorageError(
+            f"Could not write the SavedModel {path}: {error.message}. Free some space or choose "
+            "another folder."
+        ) from error

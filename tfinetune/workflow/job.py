@@ -85,6 +85,7 @@ def train(
                 reporter.say(f"The run in {output} is finished already.")
                 return Run(folder)
             reporter.log = folder.log_path
+        watch = _Stopwatch()
         try:
             tuner, splits = prepare(recipe, reporter)
         except BaseException:
@@ -95,8 +96,18 @@ def train(
             check_same_data(folder, splits)
         else:
             reporter.log = folder.log_path
-            recipe.save(folder.recipe_path)
-        return _execute(tuner, splits, recipe=recipe, folder=folder, comparison=comparison or [])
+            # Relative: a run folder that is moved keeps its model from memory.
+            kept = recipe.replace(backbone=folder.backbone_path.name)
+            (recipe if backbone is None else kept).save(folder.recipe_path)
+        watch.lap("reading photos and backbone")
+        return _execute(
+            tuner,
+            splits,
+            recipe=recipe,
+            folder=folder,
+            watch=watch,
+            comparison=comparison or [],
+        )
 
 
 def _keep(backbone: keras.Model, folder: RunFolder) -> str:
@@ -113,9 +124,9 @@ def _execute(
     *,
     recipe: Recipe,
     folder: RunFolder,
+    watch: "_Stopwatch",
     comparison: list[dict[str, Any]],
 ) -> Run:
-    watch = _Stopwatch()
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
     phases = tuner.phases(strategy)
     plan = {

@@ -58,7 +58,8 @@ def prepare(recipe: Recipe, reporter: Reporter) -> tuple[FineTuner, Splits]:
 
 
 def check_same_data(folder: RunFolder, splits: Splits) -> None:
-    if folder.phases().get("fingerprint") != splits.spec.fingerprint:
+    started = folder.phases_path.exists()  # else it was killed before it looked at the photos
+    if started and folder.phases().get("fingerprint") != splits.spec.fingerprint:
         raise RunError(
             f"The photos changed since the run in {folder.path} was started, so it cannot be "
             "continued as it was. Restore them, or start a new run with another --output."

@@ -1,0 +1,142 @@
+"""The main job on real photos with real backbones, at a size that takes seconds."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+import tfinetune as ft
+from tfinetune.errors import DataError, OutOfMemoryError, RunError
+
+
+@pytest.fixture(scope="module")
+def some_trash(shared, tmp_path_factory):
+    """Forty photos of each of three classes, linked."""
+    folder = tmp_path_factory.mktemp("trash")
+    for name in ("glass", "paper", "plastic"):
+        (folder / name).mkdir()
+        for photo in sorted((shared / "data/trash" / name).iterdir())[:40]:
+            (folder / name / photo.name).symlink_to(photo)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(some_trash, shared, tmp_path_factory):
+    recipe = ft.Recipe(
+        data=str(some_trash),
+        backbone=str(shared / "models/teachable_machine_waste/keras_model.h5"),
+        image_size=96,
+        strategy_parameters={"epochs": 2},
+    )
+    return ft.train(recipe, tmp_path_factory.mktemp("runs") / "trash")
+
+
+@pytest.mark.slow
+def test_pretrained_features_beat_chance_by_far_and_parity_holds(run):
+    assert run.metrics["test"]["accuracy"] > 0.55  # chance is a third
+    assert max(row["max_difference"] for row in run.metrics["parity"]) <= 1e-4
+    assert run.metrics["calibration"]["split"] == "test"
+
+
+@pytest.mark.slow
+def test_saved_model_file_predicts_what_the_run_reports(run, some_trash):
+    files = sorted((some_trash / "glass").iterdir())[:8]
+    probabilities, failures = run.predict(files)
+    assert failures == {}
+    images = np.stack(
+        [ft.data.decode_image(f.read_bytes(), image_size=(96, 96), aspect="stretch") for f in files]
+    )
+    plain = keras.models.load_model(run.folder.model_path)
+    np.testing.assert_allclose(
+        plain.predict(images.astype("float32"), verbose=0), probabilities, atol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_finetuner_of_a_run_gives_the_reported_numbers(run):
+    tuner, splits = run.finetuner()
+    assert tuner.evaluate(splits.test) == run.metrics["test"]
+
+
+@pytest.mark.slow
+def test_report_names_what_happened(run):
+    page = run.folder.report_path.read_text()
+    for words in ("glass", "[-1, 1]", "finetune", "serving_bytes"):
+        assert words in page
+    assert "http://" not in page and "https://" not in page
+
+
+@pytest.mark.slow
+def test_photos_that_changed_are_noticed(run, some_trash, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder.path, copy)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    photos = tmp_path / "photos"
+    shutil.copytree(some_trash, photos)
+    next((photos / "glass").iterdir()).unlink()
+    (copy / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "data": str(photos)}))
+    (copy / "manifest.json").unlink()
+    with pytest.raises(RunError, match="photos changed since the run"):
+        ft.train(ft.Recipe.load(copy / "recipe.yaml"), copy, resume=True)
+
+
+@pytest.mark.slow
+def test_model_in_memory_is_kept_so_that_the_recipe_reproduces(small_cnn, photo_folder, tmp_path):
+    recipe = ft.Recipe(
+        data=str(photo_folder()), batch_size=8, strategy="linear_probe", validation=0.2
+    )
+    first = ft.train(recipe, tmp_path / "first", backbone=small_cnn(seed=5))
+    assert yaml.safe_load(first.folder.recipe_path.read_text())["backbone"] == "backbone.keras"
+    (tmp_path / "first").rename(tmp_path / "moved")
+    again = ft.train(ft.Recipe.load(tmp_path / "moved/recipe.yaml"), tmp_path / "again")
+    assert again.metrics["test"] == first.metrics["test"]
+
+
+@pytest.mark.slow
+def test_without_validation_the_last_epoch_ships_and_the_report_says_so(
+    small_cnn, photo_folder, tmp_path
+):
+    recipe = ft.Recipe(
+        data=str(photo_folder()), validation=0, strategy_parameters={"epochs": 2}, batch_size=8
+    )
+    run = ft.train(recipe, tmp_path / "run", backbone=small_cnn())
+    assert run.metrics["shipped"] == "finetune"
+    assert run.metrics["validation"] is None and run.metrics["temperature"] == 1
+    assert "last epoch of finetune ships" in run.folder.report_path.read_text()
+    rows = run.folder.history_path.read_text().splitlines()
+    assert len(rows) == 3 and "val_accuracy" not in rows[0]
+
+
+def test_failed_preparation_leaves_the_folder_empty(small_cnn, tmp_path):
+    output = tmp_path / "run"
+    with pytest.raises(DataError, match="nowhere"):
+        ft.train(ft.Recipe(data=str(tmp_path / "nowhere")), output, backbone=small_cnn())
+    assert list(output.iterdir()) == []
+
+
+def test_out_of_memory_advises_batch_and_image_size(small_cnn, photo_folder, monkeypatch):
+    import tensorflow as tf
+
+    splits = ft.data.from_image_folder(photo_folder(), image_size=16)
+    tuner = ft.FineTuner(small_cnn(), splits.spec)
+
+    def explode(*arguments, **options):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr("tfinetune.finetuner.run_phases", explode)
+    with pytest.raises(OutOfMemoryError, match=r"16x16 pixels with --batch-size 32.*half"):
+        tuner.fit(splits)
+
+
+def test_demo_backbone_transfers_to_digits(tmp_path):
+    from tfinetune.demo import write_digits
+    from tfinetune.workflow.prepare import EMBEDDED_BACKBONE
+
+    write_digits(tmp_path / "digits")
+    splits = ft.data.from_image_folder(tmp_path / "digits", image_size=32, validation=0)
+    assert (len(splits.train), len(splits.test)) == (200, 1597)
+    tuner = ft.FineTuner(EMBEDDED_BACKBONE, splits.spec)
+    tuner.fit(splits, ft.strategies.LinearProbe(), augment="no_flip")
+    assert tuner.evaluate(splits.test)["accuracy"] > 0.95
