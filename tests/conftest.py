@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -61,3 +62,17 @@ def photo_folder(tmp_path):
         return tmp_path / "photos"
 
     return write
+
+
+@pytest.fixture
+def here(capfd):
+    """Run a command in this process: TensorFlow takes seconds to load anew."""
+    from tfinetune.cli import app
+
+    def run(*arguments) -> CompletedProcess:
+        with pytest.raises(SystemExit) as ended:
+            app(args=list(map(str, arguments)))
+        output, errors = capfd.readouterr()
+        return CompletedProcess(arguments, ended.value.code or 0, output, errors)
+
+    return run

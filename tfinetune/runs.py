@@ -124,7 +124,9 @@ class RunFolder:
         return _read_json(self.metrics_path)
 
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write history.csv, one row an epoch."""
+        """Write history.csv, one row an epoch; nothing before the first."""
+        if not rows:
+            return
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -1,10 +1,10 @@
 """The command line as a person uses it: real processes, exit codes, one-paragraph errors."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +20,6 @@ def tfinetune(*arguments, cwd=None, **options) -> subprocess.CompletedProcess:
         check=False,
         **options,
     )
-
-
-@pytest.fixture
-def here(capfd):
-    """Run a command in this process: TensorFlow takes seconds to load anew."""
-    from tfinetune.cli import app
-
-    def run(*arguments) -> subprocess.CompletedProcess:
-        with pytest.raises(SystemExit) as ended:
-            app(args=list(map(str, arguments)))
-        output, errors = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, output, errors)
-
-    return run
 
 
 def assert_one_paragraph(done, *words, code=1):
@@ -114,11 +100,9 @@ def test_model_loads_in_plain_keras_where_tfinetune_cannot_be_imported(workplace
     assert done.stdout.strip() == "ok", done.stderr
 
 
-def test_recipe_reproduces_the_run(workplace):
-    done = tfinetune(
-        "train", "--recipe", "runs/photos/recipe.yaml", "--output", "runs/again", "--json",
-        cwd=workplace,
-    )  # fmt: skip
+def test_recipe_reproduces_the_run(workplace, here, monkeypatch):
+    monkeypatch.chdir(workplace)
+    done = here("train", "--recipe", "runs/photos/recipe.yaml", "--output", "runs/again", "--json")
     assert done.returncode == 0, done.stderr
     first, second = json.loads((workplace / "train.json").read_text()), json.loads(done.stdout)
     assert first["test"] == second["test"] and first["candidates"] == second["candidates"]
@@ -216,13 +200,13 @@ def test_wrong_input_is_one_paragraph_with_the_reason(
     assert not left.exists() or not any(left.iterdir())
 
 
-def test_failed_start_leaves_a_folder_that_the_corrected_command_can_use(workplace, tmp_path):
-    output = tmp_path / "run"
-    tfinetune("train", "nowhere", "--backbone", "base_model.h5", "--output", output, cwd=workplace)
-    done = tfinetune(
-        "train", "photos", "--backbone", "base_model.h5", "--output", output,
-        "--strategy", "linear_probe", cwd=workplace,
-    )  # fmt: skip
+def test_failed_start_leaves_a_folder_that_the_corrected_command_can_use(
+    workplace, tmp_path, here, monkeypatch
+):
+    monkeypatch.chdir(workplace)
+    options = ("--backbone", "base_model.h5", "--output", tmp_path / "run")
+    assert here("train", "nowhere", *options).returncode == 1
+    done = here("train", "photos", *options, "--strategy", "linear_probe")
     assert done.returncode == 0, done.stderr
     assert "accuracy, test" in done.stderr
 
@@ -241,7 +225,7 @@ def test_interrupt_says_how_to_go_on_and_resume_finishes(workplace, tmp_path):
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=workplace, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (output / "history.csv").exists():
-        os.sched_yield()
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -31,7 +31,7 @@ def session(*, log: Path | None = None) -> Iterator[Console]:
     code 1, Ctrl-C likewise; any other exception is a bug of ours and said to be one.
 
     Args:
-        log: file to append the noise to when the block ends, if its folder exists by then.
+        log: file to append the noise to when the block ends, if it exists by then.
 
     Raises:
         SystemExit: with code 1 where the block failed.
@@ -83,7 +83,7 @@ def _short(error: Exception) -> str:
 
 
 def _keep(noise: "tempfile._TemporaryFileWrapper", log: Path | None) -> None:
-    if log is None or not log.parent.is_dir():
+    if log is None or not log.is_file():  # no run was started there
         return
     noise.seek(0)
     text = noise.read().decode("utf-8", errors="replace")

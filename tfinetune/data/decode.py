@@ -5,7 +5,6 @@ disagree. The content decides the format, never the name. Alpha is composited ov
 orientation is honoured, and the result is rounded to uint8.
 """
 
-from functools import partial
 from typing import Literal, get_args
 
 import tensorflow as tf
@@ -20,6 +19,7 @@ from tfinetune.data.headers import (
     REASONS,
     TOO_LARGE,
     Header,
+    outlined,
     read_header,
 )
 
@@ -172,11 +172,6 @@ def _resize(image: tf.Tensor, size: tuple) -> tf.Tensor:
     return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
 
 
-# The executor visits every node of a branch not taken, too. Calls that are not inlined keep the
-# rare branches out of its way: most images are JPEGs, many of them without EXIF.
-_outlined = partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
-
-
 def _decode_jpeg(contents: tf.Tensor, *, needed: int) -> tf.Tensor:
     # Far cheaper than `read_header`, which is needed only for EXIF and to explain a failure.
     shape = tf.io.extract_jpeg_shape(contents)
@@ -194,12 +189,12 @@ def _decode_jpeg(contents: tf.Tensor, *, needed: int) -> tf.Tensor:
     return tf.cond(may_have_exif, lambda: _orient_by_header(image, contents), lambda: image)
 
 
-@_outlined(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.string)])
+@outlined(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.string)])
 def _orient_by_header(image: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
     return _orient(image, read_header(contents).orientation)
 
 
-@_outlined(input_signature=[tf.TensorSpec([], tf.string)])
+@outlined(input_signature=[tf.TensorSpec([], tf.string)])
 def _decode_other(contents: tf.Tensor) -> tf.Tensor:
     """Decode and orient what is not a JPEG: uint8 [height, width, 3]."""
     header = read_header(contents)

@@ -5,6 +5,7 @@ bytes, so that what TensorFlow's decoders would refuse, get wrong, or die of is 
 Nothing here raises: every read is clamped to the file, every walk is bounded.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -93,6 +94,12 @@ class FileBytes:
         return tf.unstack(words, num=count)
 
 
+# The executor visits every node of a branch not taken, too. Calls that are not inlined keep the
+# rare branches out of its way, and are traced once for all who call them.
+outlined = partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+@outlined(input_signature=[tf.TensorSpec([], tf.string)])
 def read_header(contents: tf.Tensor) -> Header:
     """Read the header of an image.
 

@@ -7,7 +7,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-5, 1.5))
+STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-4, 1.25, 0.5))
 UNVALIDATED_STRENGTH = 1.0
 
 
