@@ -12,15 +12,12 @@ import numpy as np
 from PIL import Image
 
 from tfinetune import workflow
-from tfinetune.backbones import load_backbone
-from tfinetune.data import from_image_folder
 from tfinetune.errors import DataError
-from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
 from tfinetune.training.strategies import Full
-from tfinetune.workflow.prepare import EMBEDDED_BACKBONE
+from tfinetune.workflow.prepare import EMBEDDED_BACKBONE, prepare
 
 EPOCHS = 6
 VALIDATION = 0.2
@@ -33,7 +30,8 @@ def run_demo(
 ) -> workflow.Run:
     """Fine-tune on 20 digits of each class, test on all the rest, and compare with scratch.
 
-    The digits are written beside the run, into `<output>-digits`, so that its recipe reproduces.
+    The digits are written beside the run, into `<output>-digits-<seed>`, so that its recipe
+    reproduces.
 
     Args:
         output: run folder to write.
@@ -41,7 +39,7 @@ def run_demo(
         reporter: shows progress; None is silent.
     """
     output = Path(output)
-    digits = output.with_name(f"{output.name}-digits")
+    digits = output.with_name(f"{output.name}-digits-{seed}")
     reporter = reporter or Reporter()
     RunFolder.create(output)
     write_digits(digits, seed=seed)
@@ -67,15 +65,7 @@ def train_from_scratch(recipe: Recipe, *, reporter: Reporter) -> dict[str, Any]:
     Returns:
         A row for the report: name, test accuracy with its 95% interval, training seconds.
     """
-    backbone = load_backbone(recipe.backbone, weights="none", seed=recipe.seed)
-    splits = from_image_folder(
-        recipe.data,
-        image_size=backbone.image_size,
-        aspect=recipe.aspect,
-        validation=recipe.validation,
-        seed=recipe.seed,
-    )
-    tuner = FineTuner(backbone, splits.spec, seed=recipe.seed, reporter=reporter)
+    tuner, splits = prepare(recipe.replace(weights="none"), reporter)
     started = time.monotonic()
     tuner.fit(
         splits,

@@ -29,7 +29,7 @@ class FineTuner:
 
     Args:
         backbone: path of a `.h5` or `.keras` file, a `keras.applications` name, a `keras.Model`,
-            or what `load_backbone` returned.
+            or what `load_backbone` returned, which is then trained in place.
         spec: image size and classes, as `splits.spec` gives them.
         weights: for a name or path, see `load_backbone`.
         input_range: what pixel values 0 and 255 become for the backbone; None detects it.
@@ -83,6 +83,7 @@ class FineTuner:
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
         self._plan: Plan = resolve("all", self.assembly)
+        self._rates: dict[str, float] = {}
         self._gate_photos: Sequence[str | Path] = sample_photos()
 
     @property
@@ -112,10 +113,11 @@ class FineTuner:
         """
         self._plan = resolve(rules, self.assembly, batch_norm=batch_norm)
         self._plan.apply()
+        self._rates = {}
 
     def trainable_plan(self) -> list[PlanRow]:
-        """List every layer that has weights: its group, state, and parameter count."""
-        return trainable_plan(self._plan)
+        """List every layer that has weights: its group, state, parameter count, and peak rate."""
+        return trainable_plan(self._plan, self._rates)
 
     def phases(self, strategy: Strategy) -> list[Phase]:
         """List the phases of a strategy for this backbone and data set."""
@@ -181,6 +183,7 @@ class FineTuner:
             ) from error
         self._plan = resolve(phases[-1].trainable, self.assembly, batch_norm=phases[-1].batch_norm)
         self._plan.apply()
+        self._rates = phases[-1].rates(self.groups)
         if splits.validation is not None:
             self.calibrate(splits.validation)
         return self.outcome

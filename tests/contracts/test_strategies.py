@@ -1,5 +1,9 @@
 """What every strategy does: lists phases, serializes, trains, reproduces, refuses bad input."""
 
+import re
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -52,6 +56,17 @@ def test_training_moves_the_head_and_reproduces_under_a_seed(strategy, small_cnn
 def test_unknown_parameter_is_named(name):
     with pytest.raises(RecipeError, match=f"The strategy {name} is not valid: colour"):
         build_strategy(name, {"colour": 1})
+
+
+def test_strategy_in_the_contributing_guide_lists_phases_and_rejects_bad_parameters():
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", guide, flags=re.DOTALL).group(1)
+    scope: dict = {}
+    exec(textwrap.dedent(code), scope)
+    phases = scope["WarmHead"](epochs=3).phases(["stem", "head"], None)
+    assert [(phase.trainable, phase.epochs) for phase in phases] == [("head", 3), ("all", 3)]
+    with pytest.raises(ValueError, match="colour"):
+        scope["WarmHead"](colour=1)
 
 
 def test_unknown_strategy_lists_the_known():

@@ -94,15 +94,6 @@ class Plan:
             for layer, rate in silenced:
                 layer.rate = rate
 
-    @property
-    def head_only(self) -> bool:
-        """Whether nothing of the backbone trains."""
-        return not any(
-            self.trains(layer) and layer.weights
-            for group in self.assembly.backbone.groups
-            for layer in group.layers
-        )
-
 
 def groups_of(assembly: Assembly) -> dict[str, tuple[keras.Layer, ...]]:
     """Return the ordered groups `stem`, `stage_1` … `head` with their layers."""

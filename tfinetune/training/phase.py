@@ -1,8 +1,11 @@
 """A phase: one stretch of training as plain data, listed by a strategy, executed by the runner."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from tfinetune.adaptation.layerwise import group_multipliers
 
 
 class Phase(BaseModel):
@@ -37,3 +40,10 @@ class Phase(BaseModel):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     batch_norm: Literal["frozen", "adapt"] = "frozen"
     augment: bool = True
+
+    def rates(self, groups: Sequence[str]) -> dict[str, float]:
+        """Return the peak learning rate of each group, input to head; none for a convex solver."""
+        if self.solver != "sgd":
+            return {}
+        multipliers = group_multipliers(list(groups), self.layer_decay)
+        return {name: self.learning_rate * multiplier for name, multiplier in multipliers.items()}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.adaptation.layerwise import group_multipliers
 from tfinetune.adaptation.rules import groups_of, resolve
 from tfinetune.backbones.describe import describe
 from tfinetune.data import Split, Splits
@@ -24,18 +23,18 @@ def plan_rows(tuner: FineTuner, phases: list[Phase]) -> list[dict[str, Any]]:
     rows = []
     for phase in phases:
         plan = resolve(phase.trainable, tuner.assembly, batch_norm=phase.batch_norm)
-        multipliers = group_multipliers(tuner.groups, phase.layer_decay)
+        rates = phase.rates(tuner.groups)
         for name, layers in groups_of(tuner.assembly).items():
-            trained = [layer for layer in layers if layer.weights and plan.trains(layer)]
-            rate = phase.learning_rate * multipliers[name]
+            weighted = [layer for layer in layers if layer.weights]
+            trains = any(plan.trains(layer) for layer in weighted)
             rows.append(
                 {
                     "phase": phase.name,
                     "group": name,
-                    "layers": sum(1 for layer in layers if layer.weights),
-                    "parameters": sum(layer.count_params() for layer in layers),
-                    "trainable": bool(trained),
-                    "learning_rate": rate if trained and phase.solver == "sgd" else None,
+                    "layers": len(weighted),
+                    "parameters": sum(layer.count_params() for layer in weighted),
+                    "trainable": trains,
+                    "learning_rate": rates.get(name) if trains else None,
                 }
             )
     return rows
