@@ -44,6 +44,16 @@ def test_resume_needs_a_run(tmp_path):
         RunFolder.resume(tmp_path)
 
 
+def test_resume_removes_what_a_killed_write_left(finished):
+    partial = finished.path / "saved_model" / ".1-0a1b2c3d.partial"
+    (partial / "variables").mkdir(parents=True)
+    (partial / "variables" / "half").write_text("half")
+    (finished.path / ".model-0a1b2c3d.partial.keras").write_text("half")
+    RunFolder.resume(finished.path)
+    assert not list(finished.path.rglob("*partial*"))
+    assert finished.model_path.exists()
+
+
 def test_resume_refuses_another_recipe(finished):
     with pytest.raises(RecipeError, match="seed: 3, not 0"):
         finished.check_same_recipe(Recipe(data="d", backbone="b", seed=3))

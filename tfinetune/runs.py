@@ -13,7 +13,7 @@ from typing import Any
 
 from tfinetune.errors import RecipeError, RunError
 from tfinetune.recipe import Recipe
-from tfinetune.storage import sha256_file, write_json, write_text
+from tfinetune.storage import remove_partials, sha256_file, write_json, write_text
 
 # Log and checkpoints change after the end (a later command logs; a resume may prune).
 _UNLISTED = ("log.txt", "manifest.json", "checkpoints/")
@@ -71,6 +71,7 @@ class RunFolder:
                 f"There is no run to resume in {path}: it has no recipe.yaml. "
                 "Start one without --resume."
             )
+        remove_partials(folder.path)
         return folder
 
     @classmethod

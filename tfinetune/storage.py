@@ -51,6 +51,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def remove_partials(folder: str | Path) -> None:
+    """Remove what writes that were killed left below `folder`; no other process may write there."""
+    for path in sorted(Path(folder).rglob(".*.partial*")):
+        _remove(path)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically and flushed to the disk."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:

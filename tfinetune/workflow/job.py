@@ -18,7 +18,7 @@ from tfinetune.training.estimate import estimate_seconds
 from tfinetune.training.strategies import build_strategy
 from tfinetune.workflow.finished import Run
 from tfinetune.workflow.prepare import check_same_data, default_backbone, prepare
-from tfinetune.workflow.summary import evaluate, plan_rows, report_data
+from tfinetune.workflow.summary import announcement, evaluate, plan_rows, report_data
 
 
 def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -99,6 +99,8 @@ def train(
             # Relative: a run folder that is moved keeps its model from memory.
             kept = recipe.replace(backbone=folder.backbone_path.name)
             (recipe if backbone is None else kept).save(folder.recipe_path)
+        for sentence in announcement(tuner, splits):
+            reporter.say(sentence)
         watch.lap("reading photos and backbone")
         return _execute(
             tuner,

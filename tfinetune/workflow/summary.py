@@ -18,6 +18,26 @@ from tfinetune.recipe import Recipe
 from tfinetune.training import Phase
 
 
+def announcement(tuner: FineTuner, splits: Splits) -> list[str]:
+    """Say in a few sentences what was read, before the long part starts."""
+    sizes = {s.name: len(s) for s in (splits.train, splits.validation, splits.test) if s}
+    scaling = tuner.backbone.input_scaling
+    height, width = tuner.backbone.image_size
+    sentences = [
+        f"{sum(sizes.values())} photos of {splits.spec.num_classes} classes "
+        f"({', '.join(f'{count} {name}' for name, count in sizes.items())}); "
+        f"{len(splits.quarantine)} set aside, {splits.ignored} stray files ignored.",
+        f"Backbone {Path(tuner.backbone.provenance.source).name} at {height}x{width} pixels, "
+        f"expects {scaling.describe()} ({scaling.origin}). Device: {device()}.",
+    ]
+    if splits.duplicates:
+        sentences.append(
+            f"{len(splits.duplicates)} groups of duplicates, listed in the report; kept on one "
+            "side of the split unless the given folders divide them."
+        )
+    return sentences + [f"Note: {note}" for note in splits.notes]
+
+
 def plan_rows(tuner: FineTuner, phases: list[Phase]) -> list[dict[str, Any]]:
     """Return what each phase does to each layer group, for tables: parameters, state, rate."""
     rows = []
