@@ -26,7 +26,7 @@ from scipy import stats
 from benchmarks.trial import Spec, write_spec
 
 PEER = "recipe"
-GIVEN_SPLITS = {"train", "val", "validation", "test"}
+GIVEN_SPLITS = {"train", "val", "valid", "validation", "test"}
 TARGETS = {
     "default": (0.03, 0.50),
     "linear probe": (0.0, 0.15),

@@ -1,5 +1,8 @@
 """What came out is a plain Keras model: use it where tfinetune is not installed.
 
+Pillow resizes a little differently from the decoder of training, so probabilities differ slightly.
+`saved_model/1` takes the bytes of a file and decodes them exactly as training did.
+
 python examples/predict_without_tfinetune.py RUN/model.keras PHOTO
 """
 

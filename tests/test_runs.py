@@ -1,5 +1,7 @@
 """Run folders: taken, resumed, opened and verified."""
 
+import json
+
 import pytest
 
 from tfinetune.errors import RecipeError, RunError
@@ -70,6 +72,27 @@ def test_changed_or_missing_artifact_is_named(finished):
         finished.verify()
 
 
-def test_history_has_a_column_for_every_name(finished):
-    finished.write_history([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_loss": 1}])
-    assert finished.history_path.read_text() == "epoch,loss,val_loss\n1,0.5,\n2,0.25,1\n"
+def test_history_has_fixed_columns_and_empty_cells(finished):
+    finished.write_history([{"phase": "full", "epoch": 1, "loss": 0.5, "seconds": 2.5}])
+    assert finished.history_path.read_text() == (
+        "phase,epoch,loss,accuracy,val_loss,val_accuracy,learning_rate,seconds\n"
+        "full,1,0.5,,,,,2.5\n"
+    )
+
+
+def test_changed_photos_and_phases_are_named_on_resume(finished):
+    started = {"fingerprint": "a", "backbone_sha256": None, "phases": [{"epochs": 3}]}
+    finished.phases_path.write_text(json.dumps(started))
+    assert finished.check_same_start(started) == started
+    with pytest.raises(RunError, match="The photos and the phases changed since"):
+        finished.check_same_start({**started, "fingerprint": "b", "phases": []})
+
+
+def test_manifest_written_for_one_folder_keeps_what_is_listed_of_the_rest(finished):
+    (finished.path / "saved_model").mkdir()
+    (finished.path / "saved_model" / "new").write_text("new")
+    finished.model_path.write_bytes(b"damaged")
+    finished.write_manifest(below="saved_model/")
+    finished.verify(["saved_model/new"])
+    with pytest.raises(RunError, match=r"model\.keras"):
+        finished.verify()

@@ -38,7 +38,7 @@ def run_demo(
         seed: which digits are learned from.
         reporter: shows progress; None is silent.
     """
-    output = Path(output)
+    output = Path(output).resolve()
     digits = output.with_name(f"{output.name}-digits-{seed}")
     reporter = reporter or Reporter()
     RunFolder.create(output)
@@ -65,7 +65,7 @@ def train_from_scratch(recipe: Recipe, *, reporter: Reporter) -> dict[str, Any]:
     Returns:
         A row for the report: name, test accuracy with its 95% interval, training seconds.
     """
-    tuner, splits = prepare(recipe.replace(weights="none"), reporter)
+    _, tuner, splits = prepare(recipe.replace(weights="none"), reporter)
     started = time.monotonic()
     tuner.fit(
         splits,

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.special import softmax
 
 from tfinetune.adaptation import PlanRow, resolve, trainable_plan
 from tfinetune.adaptation.rules import BatchNormPolicy, Plan, Rules, groups_of
@@ -14,7 +14,7 @@ from tfinetune.assembly import Assembly
 from tfinetune.backbones import Backbone, load_backbone
 from tfinetune.data import DataSpec, Split, Splits, decode_files
 from tfinetune.errors import DataError, FixedSizeError, OutOfMemoryError
-from tfinetune.evaluation import classification_metrics, expected_calibration_error, fit_temperature
+from tfinetune.evaluation import classification_metrics, fit_temperature
 from tfinetune.evaluation.metrics import Metrics
 from tfinetune.export import ParityRow, export_checked, sample_photos
 from tfinetune.inference import constant_function, predict
@@ -197,23 +197,24 @@ class FineTuner:
         Returns:
             The temperature.
         """
-        temperature = fit_temperature(self._logits(split), split.labels)
+        temperature = fit_temperature(self.logits(split), split.labels)
         self.assembly.set_temperature(temperature)
         return temperature
 
-    def calibration(self, split: Split) -> dict[str, Any]:
-        """Return the expected calibration error on a split without and with the temperature."""
-        logits, temperature = self._logits(split), self.assembly.temperature
-        return {
-            "temperature": temperature,
-            "ece_before": expected_calibration_error(_softmax(logits), split.labels),
-            "ece_after": expected_calibration_error(_softmax(logits / temperature), split.labels),
-            "split": split.name,
-        }
+    def logits(self, split: Split) -> np.ndarray:
+        """Return logits `[n, classes]` in the split's own order, without the temperature."""
+        function = constant_function(self.assembly.logits_model)
+        with self.reporter.bar(f"predicting {split.name}") as advance:
+            batches = split.dataset(64, epoch=0)
+            return predict(function, batches, total=len(split), advance=advance)
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """Return the probabilities that `model` gives for these logits."""
+        return softmax(logits / self.assembly.temperature, axis=1)
 
     def probabilities(self, split: Split) -> np.ndarray:
         """Return calibrated probabilities `[n, classes]` in the split's own order."""
-        return _softmax(self._logits(split) / self.assembly.temperature)
+        return self.calibrated(self.logits(split))
 
     def evaluate(self, split: Split) -> Metrics:
         """Return the metrics of `evaluation.classification_metrics` on a split."""
@@ -252,14 +253,10 @@ class FineTuner:
 
     def save(self, path: str | Path) -> None:
         """Write `model` as `.keras`, uncompiled: it loads where tfinetune is not installed."""
+        # The same layers in a new model: you may have compiled `model` with an optimizer of ours.
+        uncompiled = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
         with atomic_path(path) as temporary:
-            self.model.save(temporary)
-
-    def _logits(self, split: Split) -> np.ndarray:
-        function = constant_function(self.assembly.logits_model)
-        with self.reporter.bar(f"predicting {split.name}") as advance:
-            batches = split.dataset(64, epoch=0)
-            return predict(function, batches, total=len(split), advance=advance)
+            uncompiled.save(temporary)
 
 
 def predict_files(
@@ -301,10 +298,6 @@ def predict_files(
             failures.update({start + index: reason for index, reason in unread.items()})
             advance(start + len(some), len(files))
     return np.concatenate(parts), failures
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
 
 
 def _size(size: Sequence[int]) -> str:

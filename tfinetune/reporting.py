@@ -17,13 +17,21 @@ class Reporter:
 
     Args:
         console: where to show; None shows nothing (the log is still kept).
-        log: a text file to append to; may be set later, when the run folder exists.
+        log: a text file to append to. Until `log_to` names one, lines wait in memory.
     """
 
     def __init__(self, console: Console | None = None, *, log: Path | None = None) -> None:
         self._console = console
         self._progress: Progress | None = None
-        self.log = log
+        self._log = log
+        self._waiting: list[str] = []
+
+    def log_to(self, path: Path) -> None:
+        """Write the log to a file from now on, what was said before included."""
+        self._log = path
+        waiting, self._waiting = self._waiting, []
+        for line in waiting:
+            self._append(line)
 
     def say(self, sentence: str) -> None:
         """Show one sentence and log it."""
@@ -85,8 +93,12 @@ class Reporter:
             self._progress = None
 
     def _write(self, line: str) -> None:
-        if self.log is None:
+        self._append(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+    def _append(self, line: str) -> None:
+        if self._log is None:
+            self._waiting.append(line)
             return
         # A log that cannot be written (full disk) must not end the run it describes.
-        with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+        with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8") as file:
+            file.write(line)

@@ -18,6 +18,17 @@ from tfinetune.storage import remove_partials, sha256_file, write_json, write_te
 # Log and checkpoints change after the end (a later command logs; a resume may prune).
 _UNLISTED = ("log.txt", "manifest.json", "checkpoints/")
 
+HISTORY_COLUMNS = (
+    "phase",
+    "epoch",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "seconds",
+)
+
 
 class RunFolder:
     """Paths and small files of one run. `create`, `resume` and `open` are the ways in."""
@@ -116,6 +127,26 @@ class RunFolder:
                 "Resume it without these options, or start a new run with another --output."
             )
 
+    def check_same_start(self, started: dict[str, Any]) -> dict[str, Any]:
+        """Compare what a run was started with (phases.json) with what it would be resumed with.
+
+        Returns:
+            The content of phases.json.
+
+        Raises:
+            RunError: if photos, backbone or phases changed since.
+        """
+        before = self.phases()
+        names = {"fingerprint": "photos", "backbone_sha256": "backbone file", "phases": "phases"}
+        changed = [word for key, word in names.items() if before.get(key) != started[key]]
+        if changed:
+            raise RunError(
+                f"The {' and the '.join(changed)} changed since the run in {self.path} was "
+                "started, so it cannot be continued as it was. Restore what changed, or start a "
+                "new run with another --output."
+            )
+        return before
+
     def phases(self) -> dict[str, Any]:
         """Read phases.json: the plan and the fingerprint of the data it was made for."""
         return _read_json(self.phases_path)
@@ -125,25 +156,26 @@ class RunFolder:
         return _read_json(self.metrics_path)
 
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write history.csv, one row an epoch; nothing before the first."""
-        if not rows:
-            return
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        """Write history.csv, one row an epoch; a cell that was not measured is empty."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.history_path, text.getvalue())
 
-    def write_manifest(self) -> None:
-        """List the SHA-256 of every artifact; its presence marks the run as finished."""
-        files = {
-            name: sha256_file(path)
-            for path in sorted(self.path.rglob("*"))
-            if path.is_file()
-            and not (name := path.relative_to(self.path).as_posix()).startswith(_UNLISTED)
-        }
-        write_json(self.manifest_path, {"sha256": files})
+    def write_manifest(self, *, below: str = "") -> None:
+        """List the SHA-256 of every artifact; its presence marks the run as finished.
+
+        Args:
+            below: hash only what starts with this path again, and keep what is listed of the rest.
+        """
+        listed = _read_json(self.manifest_path)["sha256"] if below else {}
+        files = {name: digest for name, digest in listed.items() if not name.startswith(below)}
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path).as_posix()
+            if path.is_file() and name.startswith(below) and not name.startswith(_UNLISTED):
+                files[name] = sha256_file(path)
+        write_json(self.manifest_path, {"sha256": dict(sorted(files.items()))})
 
     def verify(self, names: Sequence[str] | None = None) -> None:
         """Compare files with the manifest (all of them, or `names`).

@@ -28,7 +28,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         StorageError: if the system refuses to write (full disk, size limit, permission). What was
             at `path` is untouched and the partial file is removed.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,8 +37,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             # A non-empty folder cannot be renamed over: move it aside first.
             aside = temporary.with_name(temporary.name + ".old")
             path.rename(aside)
-            temporary.rename(path)
-            shutil.rmtree(aside)
+            try:
+                temporary.rename(path)
+            except OSError:
+                aside.rename(path)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
         else:
             temporary.replace(path)
     except BaseException as error:
@@ -74,13 +78,6 @@ def sha256_file(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_tree(folder: str | Path) -> dict[str, str]:
-    """Return `{relative posix path: sha256}` of every file below `folder`, sorted by path."""
-    folder = Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
 
 
 def _remove(path: Path) -> None:

@@ -148,7 +148,7 @@ def test_dry_run_shows_plan_and_time_and_writes_nothing(workplace, here, monkeyp
     before = sorted((workplace / "runs").iterdir())
     done = here("train", "photos", "--backbone", "base_model.h5", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "finetune: about" in done.stderr and "36 photos of 3 classes, 1 set aside" in done.stderr
+    assert "finetune: about" in done.stdout and "36 photos of 3 classes, 1 set aside" in done.stdout
     assert sorted((workplace / "runs").iterdir()) == before
 
 
@@ -172,7 +172,11 @@ def test_export_writes_elsewhere_and_reports_parity(workplace, here, monkeypatch
         (["train"], ["--output RUN is needed"], 2),
         (["train", "--output", "x"], ["name a folder of photos"], 2),
         (["train", "photos", "--output", "x", "--input-range", "wide"], ["LO,HI"], 2),
+        (["train", "photos", "--output", "x", "--set", "a=["], ["is not a value"], 2),
+        (["train", "--resume", "--recipe", "a", "--output", "x"], ["leave out --recipe"], 2),
+        (["train", "--resume", "--dry-run"], ["--output RUN is needed"], 2),
         (["predict"], ["Missing argument"], 2),
+        (["export", "runs/photos", "--output", "photos"], ["something else than a SavedModel"], 1),
         (["train", "photos", "--output", "x", "--batch-size", "0"], ["batch_size", "got 0"], 1),
         (["train", "photos", "--output", "x", "--strategy", "magic"], ["no strategy 'magic'"], 1),
         (["train", "photos", "--output", "x", "--set", "colour=1"], ["colour"], 1),
@@ -208,7 +212,7 @@ def test_failed_start_leaves_a_folder_that_the_corrected_command_can_use(
     assert here("train", "nowhere", *options).returncode == 1
     done = here("train", "photos", *options, "--strategy", "linear_probe")
     assert done.returncode == 0, done.stderr
-    assert "accuracy, test" in done.stderr
+    assert "accuracy, test" in done.stdout
 
 
 def test_debug_shows_the_traceback(workplace):
@@ -224,7 +228,8 @@ def test_interrupt_says_how_to_go_on_and_resume_finishes(workplace, tmp_path):
         "--epochs", "200", "--output", str(output),
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=workplace, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (output / "history.csv").exists():
+    history = output / "history.csv"
+    while process.poll() is None and not (history.exists() and "finetune" in history.read_text()):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tfinetune as ft
-from tfinetune.errors import ParityError
+from tfinetune.errors import ParityError, RunError
 from tfinetune.export import check_parity, export_checked, export_saved_model
 
 NAMES = ("blue", "green", "rød 🟥")
@@ -107,11 +107,18 @@ def test_gate_passes_the_same_model_and_stops_another(model, tmp_path, photos):
 def test_export_that_fails_the_gate_leaves_what_was_there(model, tmp_path, photos, monkeypatch):
     target = tmp_path / "serving" / "1"
     target.mkdir(parents=True)
-    (target / "old").write_text("old")
+    (target / "saved_model.pb").write_text("old")
     monkeypatch.setattr(check_parity, "__kwdefaults__", {"tolerance": -1.0})
     with pytest.raises(ParityError, match="not kept"):
         export_checked(model, target, class_names=NAMES, aspect="crop", photos=photos)
-    assert [p.name for p in (tmp_path / "serving").rglob("*")] == ["1", "old"]
+    assert [p.name for p in (tmp_path / "serving").rglob("*")] == ["1", "saved_model.pb"]
+    assert (target / "saved_model.pb").read_text() == "old"
+
+
+def test_folder_that_holds_something_else_is_left_alone(model, tmp_path, photos):
+    with pytest.raises(RunError, match="something else than a SavedModel.*left alone"):
+        export_checked(model, tmp_path, class_names=NAMES, aspect="crop", photos=photos)
+    assert sorted(tmp_path.glob("*.jpg")) == photos
 
 
 def test_unreadable_photos_cannot_prove_parity(model, tmp_path):

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,9 @@ def workplace(tmp_path_factory):
                 target.mkdir(parents=True, exist_ok=True)
                 pixels = (digits.images[row] * 15).astype("uint8")
                 Image.fromarray(pixels).resize((64, 64)).convert("RGB").save(target / f"{row}.jpg")
-    shutil.copy(next((folder / "photos").rglob("*.jpg")), folder / "photo.jpg")
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3)).astype("uint8")
+    Image.fromarray(noise).save(folder / "photo.jpg", quality=95)  # too long for an argument
+    assert (folder / "photo.jpg").stat().st_size > 500_000
     small_backbone().save(folder / "base_model.h5")
     return folder
 
@@ -132,7 +134,7 @@ def test_curl_client_gets_an_answer_from_the_signature(workplace, tmp_path):
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        curl = next(text for kind, text in BLOCKS if kind == "bash" and text.startswith("curl"))
+        curl = next(text for kind, text in BLOCKS if kind == "bash" and "curl" in text)
         curl = curl.replace("localhost:8501", f"127.0.0.1:{server.server_port}")
         done = subprocess.run(
             ["bash", "-c", curl], cwd=workplace, capture_output=True, text=True, check=False

@@ -23,7 +23,7 @@ def debugging() -> bool:
 
 
 @contextlib.contextmanager
-def session(*, log: Path | None = None) -> Iterator[Console]:
+def session(*, log: Path | None = None, on_interrupt: str = "") -> Iterator[Console]:
     """Give a console for messages, and end the process with the right exit code.
 
     While the block runs, what native libraries write to standard error (TensorFlow's start-up
@@ -32,12 +32,13 @@ def session(*, log: Path | None = None) -> Iterator[Console]:
 
     Args:
         log: file to append the noise to when the block ends, if it exists by then.
+        on_interrupt: how to go on after Ctrl-C.
 
     Raises:
         SystemExit: with code 1 where the block failed.
     """
     if debugging():
-        yield Console(stderr=True)
+        yield Console(stderr=True, markup=False, highlight=False)
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     sys.stderr.flush()
@@ -46,14 +47,17 @@ def session(*, log: Path | None = None) -> Iterator[Console]:
         os.fdopen(visible, "w", encoding="utf-8", errors="replace", closefd=False) as stream,
         tempfile.TemporaryFile() as noise,
     ):
-        console = Console(file=stream)
+        # No markup: file and class names may look like it.
+        console = Console(file=stream, markup=False, highlight=False)
         os.dup2(noise.fileno(), 2)
         try:
             yield console
         except TfinetuneError as error:
             _fail(console, f"Error: {error}")
         except KeyboardInterrupt:
-            _fail(console, "Interrupted. What was finished is kept; add --resume to continue.")
+            _fail(console, f"Interrupted. {on_interrupt}".rstrip())
+        except OSError as error:
+            _fail(console, f"Error: {error}.")
         except Exception as error:
             # By name: TensorFlow's own class must not be imported here.
             if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
@@ -71,6 +75,11 @@ def session(*, log: Path | None = None) -> Iterator[Console]:
             os.dup2(visible, 2)
             _keep(noise, log)
     os.close(visible)
+
+
+def results() -> Console:
+    """Return the console for results: standard output."""
+    return Console(markup=False, highlight=False)
 
 
 def _fail(console: Console, message: str) -> None:

@@ -15,18 +15,20 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Learn handwritten digits from 20 examples each, with and without a pretrained backbone."""
-    with session(log=output / "log.txt") as console:
+    way_on = (
+        f"Continue with `tfinetune train --resume --output {output}`, if an epoch was finished."
+    )
+    with session(log=output / "log.txt", on_interrupt=way_on) as console:
         from tfinetune import demo
         from tfinetune.reporting import Reporter
 
         run = demo.run_demo(output, seed=seed, reporter=Reporter(console))
-        show_run(run, console=console, as_json=as_json)
+        show_run(run, as_json=as_json)
         scratch = run.metrics["comparison"][0]["accuracy"]
         reached = run.metrics["test"]["accuracy"]
         console.print(
             f"What transfer was worth with 20 labels a class and {demo.EPOCHS} epochs: "
             f"{100 * (reached - scratch):+.1f} points of accuracy ({reached:.1%} against "
             f"{scratch:.1%} by the same architecture from scratch).",
-            highlight=False,
             soft_wrap=True,
         )

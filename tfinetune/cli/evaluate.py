@@ -25,12 +25,14 @@ def command(
         if as_json:
             print_json(result)
             return
-        show_metrics(result["metrics"], console=console)
+        show_metrics(result["metrics"])
+        if result["split"]:
+            console.print(f"Measured on the {result['split']} part of {source} only.")
         for name, count in result["unknown_classes"].items():
-            console.print(
-                f"{name}: {count} photos of a class the model does not know, not counted."
-            )
+            console.print(f"{name}: {count} files of a class the model does not know, not counted.")
         if result["missing_classes"]:
             console.print(f"No photo of {', '.join(result['missing_classes'])}.")
+        if result["stray_files"]:
+            console.print(f"{result['stray_files']} stray files ignored.")
         for row in result["set_aside"]:
-            console.print(f"{row['path']}: {row['reason']}", highlight=False)
+            console.print(f"{row['path']}: {row['reason']}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tfinetune.cli.console import session
+from tfinetune.cli.console import results, session
 from tfinetune.cli.tables import print_json
 
 
@@ -17,7 +17,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Export a run as SavedModel and check that it predicts what Keras predicts."""
-    with session() as console:
+    with session():
         from tfinetune import workflow
 
         path, rows = workflow.open_run(run).export(output)
@@ -25,9 +25,8 @@ def command(
             print_json({"saved_model": str(path), "parity": rows})
             return
         for row in rows:
-            console.print(
+            results().print(
                 f"{row['signature']} through {row['route']}: differs from Keras by at most "
-                f"{row['max_difference']:.1e} on {row['examples']} photos",
-                highlight=False,
+                f"{row['max_difference']:.1e} on {row['examples']} photos"
             )
-        console.print(f"Written: {path}", highlight=False)
+        results().print(f"Written: {path}")

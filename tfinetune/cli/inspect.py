@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tfinetune.cli.console import session
+from tfinetune.cli.console import results, session
+from tfinetune.cli.options import parse_range
 from tfinetune.cli.tables import print_json
 
 
@@ -17,19 +18,26 @@ def command(
     weights: Annotated[
         str, typer.Option(help="imagenet, none (random) or a weights file.")
     ] = "imagenet",
+    input_range: Annotated[
+        str | None, typer.Option(help="LO,HI or a convention, where it cannot be detected.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Rebuild it at this size.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show layer groups, parameters, input range, BatchNorm policy and warnings."""
+    given_range = input_range and parse_range(input_range)
     with session():
         from tfinetune.backbones import load_backbone
         from tfinetune.backbones.describe import describe
 
-        facts = describe(load_backbone(model, weights=weights, image_size=image_size))
+        backbone = load_backbone(
+            model, weights=weights, image_size=image_size, input_range=given_range
+        )
+        facts = describe(backbone)
         if as_json:
             print_json(facts)
         else:
-            _show(facts, console=Console())
+            _show(facts, console=results())
 
 
 def _show(facts: dict[str, Any], *, console: Console) -> None:
@@ -46,7 +54,7 @@ def _show(facts: dict[str, Any], *, console: Console) -> None:
     console.print(groups)
     for kind in ("notes", "warnings"):
         for sentence in facts[kind]:
-            console.print(f"{kind.removesuffix('s')}: {sentence}", highlight=False, markup=False)
+            console.print(f"{kind.removesuffix('s')}: {sentence}")
 
 
 def _text(value: Any) -> str:

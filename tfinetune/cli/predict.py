@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from tfinetune.cli.console import session
+from tfinetune.cli.console import results, session
 from tfinetune.cli.tables import print_json
 
 
@@ -38,10 +38,10 @@ def command(
             for row in rows:
                 best = ", ".join(f"{p['label']} {p['probability']:.1%}" for p in row["predictions"])
                 table.add_row(row["file"], row["error"] or best)
-            console.print(table)
+            results().print(table)
         failed = sum(1 for row in rows if row["error"])
         if failed:
-            console.print(f"{failed} of {len(rows)} files could not be read.", highlight=False)
+            console.print(f"{failed} of {len(rows)} files could not be read.")
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:

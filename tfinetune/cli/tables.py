@@ -4,14 +4,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from tfinetune.cli.console import results
 
 if TYPE_CHECKING:  # a real import would load TensorFlow
     from tfinetune.workflow import Run
 
 
-def show_run(run: "Run", *, console: Console, as_json: bool) -> None:
+def show_run(run: "Run", *, as_json: bool) -> None:
     """Show what a run reached and where it lies."""
     if as_json:
         print_json({"run": str(run.folder.path), **run.metrics})
@@ -28,14 +29,15 @@ def show_run(run: "Run", *, console: Console, as_json: bool) -> None:
         table.add_row("calibration error", f"{before:.3f}, {after:.3f} after temperature")
     table.add_row("shipped", metrics["shipped_because"])
     table.add_row("time", f"{metrics['total_seconds']:.0f} s")
-    table.add_row("memory", f"{metrics['peak_memory_bytes'] / 2**30:.1f} GiB at most")
+    if metrics["peak_memory_bytes"]:
+        table.add_row("memory", f"{metrics['peak_memory_bytes'] / 2**30:.1f} GiB at most")
     table.add_row("report", str(run.folder.report_path))
     table.add_row("Keras model", str(run.folder.model_path))
     table.add_row("SavedModel", str(run.folder.saved_model_path))
-    console.print(table)
+    results().print(table)
 
 
-def show_metrics(metrics: dict[str, Any], *, console: Console) -> None:
+def show_metrics(metrics: dict[str, Any]) -> None:
     """Show accuracy and per-class figures."""
     table = Table(title=f"accuracy {accuracy_text(metrics)}", title_justify="left")
     for column in ("class", "precision", "recall", "F1", "photos"):
@@ -43,13 +45,13 @@ def show_metrics(metrics: dict[str, Any], *, console: Console) -> None:
     for row in metrics["per_class"]:
         numbers = (row[key] for key in ("precision", "recall", "f1"))
         table.add_row(row["name"], *(_number(n) for n in numbers), str(row["support"]))
-    console.print(table)
+    results().print(table)
 
 
-def show_plan(plan: dict[str, Any], *, console: Console) -> None:
+def show_plan(plan: dict[str, Any]) -> None:
     """Show what would be trained and for how long."""
     height, width = plan["image_size"]
-    console.print(
+    results().print(
         f"{plan['photos']} photos of {len(plan['class_names'])} classes, "
         f"{plan['set_aside']} set aside, {plan['stray_files']} stray files; "
         f"{height}x{width} pixels; backbone input {plan['input_range']} "
@@ -68,9 +70,9 @@ def show_plan(plan: dict[str, Any], *, console: Console) -> None:
             "yes" if row["trainable"] else "no",
             f"{rate:.2g}" if rate else "",
         )
-    console.print(table)
+    results().print(table)
     for name, seconds in plan["estimated_seconds"].items():
-        console.print(f"{name}: about {seconds:.0f} s", highlight=False)
+        results().print(f"{name}: about {seconds:.0f} s")
 
 
 def accuracy_text(metrics: dict[str, Any]) -> str:

@@ -1,15 +1,16 @@
 """`tfinetune train`: photos and a backbone in, a finished run folder out."""
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from tfinetune.cli.console import session
+from tfinetune.cli.options import parse_range
 from tfinetune.cli.tables import show_plan, show_run
-from tfinetune.errors import RecipeError
-from tfinetune.recipe import Preset, Recipe
+from tfinetune.recipe import Recipe
 from tfinetune.runs import RunFolder
 
 
@@ -68,16 +69,20 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Fine-tune a pretrained model on a folder of photos."""
-    if output is None and not dry_run:
+    if output is None and (resume or not dry_run):
         raise typer.BadParameter("--output RUN is needed: where the run folder is written.")
+    if resume and recipe is not None:
+        raise typer.BadParameter(
+            "--resume continues with the run's own recipe; leave out --recipe."
+        )
     if source is None and recipe is None and not resume:
         raise typer.BadParameter("name a folder of photos, or --recipe FILE, or --resume.")
     given = {
-        "data": source and str(source.resolve()),
+        "data": source and os.path.abspath(source),
         "backbone": backbone and _absolute(backbone),
         "weights": weights and _absolute(weights),
         "image_size": image_size,
-        "input_range": input_range and _parse_range(input_range),
+        "input_range": input_range and parse_range(input_range),
         "aspect": aspect,
         "validation": validation,
         "test": test,
@@ -92,7 +97,11 @@ def command(
     strategy_parameters = _parse_parameters(parameters or [])
     if epochs is not None:
         strategy_parameters["epochs"] = epochs
-    with session(log=output / "log.txt" if output else None) as console:
+    log = output / "log.txt" if output else None
+    way_on = (
+        f"Continue with `tfinetune train --resume --output {output}`, if an epoch was finished."
+    )
+    with session(log=log, on_interrupt=way_on) as console:
         from_file = RunFolder.resume(output).recipe_path if resume else recipe
         base = Recipe.load(from_file) if from_file else None
         if strategy_parameters:
@@ -107,27 +116,15 @@ def command(
         reporter = Reporter(console)
         wanted = base.replace(**fields) if base else Recipe(**fields)
         if dry_run:
-            show_plan(workflow.plan(wanted, reporter=reporter), console=console)
+            show_plan(workflow.plan(wanted, reporter=reporter))
             return
         run = workflow.train(wanted, output, resume=resume, reporter=reporter)
-        show_run(run, console=console, as_json=as_json)
+        show_run(run, as_json=as_json)
 
 
 def _absolute(name: str) -> str:
-    return str(Path(name).resolve()) if Path(name).exists() else name
-
-
-def _parse_range(text: str) -> tuple[float, float] | str:
-    if text in get_args(Preset):
-        return text
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"--input-range takes LO,HI such as -1,1, or one of {', '.join(get_args(Preset))}; "
-            f"got {text!r}."
-        ) from None
-    return low, high
+    # Names of architectures and `imagenet` stay as they are, even beside a folder of that name.
+    return os.path.abspath(name) if os.path.isfile(name) else name
 
 
 def _parse_parameters(settings: list[str]) -> dict[str, Any]:
@@ -139,5 +136,5 @@ def _parse_parameters(settings: list[str]) -> dict[str, Any]:
         try:
             parameters[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise RecipeError(f"--set {name}: {value!r} is not a value.") from None
+            raise typer.BadParameter(f"--set {name}: {value!r} is not a value.") from None
     return parameters

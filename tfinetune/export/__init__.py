@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from tfinetune.errors import RunError
 from tfinetune.export.parity import ParityRow, check_parity
 from tfinetune.export.saved_model import export_saved_model
 from tfinetune.storage import atomic_path
@@ -32,10 +33,21 @@ def export_checked(
 
     Raises:
         ParityError: if the SavedModel predicts otherwise; nothing is kept then.
+        RunError: if `path` holds something else than a SavedModel.
     """
+    path = Path(path)
+    if path.exists() and not (path / "saved_model.pb").is_file() and _is_taken(path):
+        raise RunError(
+            f"{path} holds something else than a SavedModel and was left alone. Export into a new "
+            f"folder, such as {path / '1'}."
+        )
     with atomic_path(path) as new:
         export_saved_model(model, new, class_names=class_names, aspect=aspect)
         return check_parity(model, new, photos=photos, aspect=aspect)
+
+
+def _is_taken(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
 
 
 def sample_photos() -> list[str]:

@@ -14,9 +14,9 @@ class FrozenGuard(keras.callbacks.Callback):
     backbone, and nothing says so. This callback does.
 
     Args:
-        layer: the model or layer to watch; None watches the whole model. A layer counts as frozen
-            when none of its weights trains, or when you expect so: pass the backbone after
-            `backbone.trainable = False`.
+        layer: the model or layer whose non-trainable weights must not move, BatchNorm statistics
+            included even where its scale trains. None watches the layers of the whole model that
+            train nothing.
 
     Raises:
         TrainablePlanError: at the end of training, naming the weights that moved.
@@ -33,13 +33,15 @@ class FrozenGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Copy the weights that must not move."""
-        watched = self._layer or self.model
-        frozen = [
-            weight
-            for layer in watched._flatten_layers(include_self=True, recursive=True)
-            if layer.weights and not layer.trainable_weights
-            for weight in layer.weights
-        ]
+        if self._layer is not None:
+            frozen = self._layer.non_trainable_weights
+        else:
+            frozen = [
+                weight
+                for layer in self.model._flatten_layers(include_self=True, recursive=True)
+                if not layer.trainable_weights
+                for weight in layer.weights
+            ]
         self._before = [(weight, np.copy(ops.convert_to_numpy(weight))) for weight in frozen]
 
     def on_train_end(self, logs: dict | None = None) -> None:

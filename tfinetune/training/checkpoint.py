@@ -117,7 +117,7 @@ class Checkpoint:
                     history=description["history"],
                     seconds=description["seconds"],
                 )
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise RunError(
                 f"The checkpoint {self.path} is damaged ({error}). Delete it to start the run's "
                 "training again with --resume."

@@ -20,8 +20,8 @@ def class_weights(split: Split, *, mode: str = "auto") -> dict[int, float] | Non
         `{class index: weight}` whose mean over the examples is 1, or None for equal weights.
     """
     counts = np.bincount(split.labels, minlength=split.num_classes)
-    balanced = counts.max() <= IMBALANCE_LIMIT * counts.min()
-    if mode == "never" or (mode == "auto" and balanced):
+    is_balanced = counts.max() <= IMBALANCE_LIMIT * counts.min()
+    if mode == "never" or (mode == "auto" and is_balanced):
         return None
     classes = np.arange(split.num_classes)
     weights = compute_class_weight("balanced", classes=classes, y=split.labels)

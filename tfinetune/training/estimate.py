@@ -24,7 +24,7 @@ def estimate_seconds(
         augment: the policy, which says how many views a probe takes.
 
     Returns:
-        Seconds by phase name, without reading photos, validation and export.
+        Seconds by phase name, without reading photos, validation, the convex solver and export.
     """
     images, labels = next(iter(train.dataset(batch_size, epoch=0)))
     before = assembly.get_weights()

@@ -24,7 +24,8 @@ class Phase(BaseModel):
             along a cosine (Loshchilov & Hutter 2017, "SGDR").
         clip_norm: largest norm of all gradients together; None leaves them.
         batch_norm: `frozen` keeps pretrained statistics and scale, `adapt` trains them.
-        augment: whether the run's augmentation policy applies.
+        augment: whether the run's augmentation policy applies; with `logistic`, whether mirrored
+            views are cached where the policy mirrors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -80,7 +80,7 @@ class Runner:
         cache = FeatureCache(self.assembly, reporter=self.reporter)
         train, validation = self.splits.train, self.splits.validation
         kernel, bias, _ = fit_logistic_head(
-            [cache.features(train, view=view) for view in cached_views(self.augment)],
+            [cache.features(train, view=view) for view in cached_views(self._augment(phase))],
             train.labels,
             class_weights=self.class_weights,
             seed=self.seed,
@@ -104,16 +104,16 @@ class Runner:
         if state.optimizer:
             for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
                 variable.assign(value)
-        batches = train.dataset(
-            self.batch_size,
-            epoch=first_epoch + state.epoch,
-            epochs=phase.epochs - state.epoch,
-            shuffle=True,
-            augment=self.augment if phase.augment else "none",
-            seed=self.seed,
-        )
-        held_out = validation.dataset(self.batch_size, epoch=0) if validation is not None else None
-        if state.epoch < phase.epochs:
+        if state.epoch < phase.epochs:  # else it was killed between its end and the next phase
+            batches = train.dataset(
+                self.batch_size,
+                epoch=first_epoch + state.epoch,
+                epochs=phase.epochs - state.epoch,
+                shuffle=True,
+                augment=self._augment(phase),
+                seed=self.seed,
+            )
+            held_out = validation and validation.dataset(self.batch_size, epoch=0)
             with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
                 model.fit(
                     batches,
@@ -129,6 +129,9 @@ class Runner:
         best = state.best or self._last_epoch(phase, state)
         self.assembly.set_weights(best.weights)
         return best
+
+    def _augment(self, phase: Phase) -> str:
+        return self.augment if phase.augment else "none"
 
     def _last_epoch(self, phase: Phase, state: TrainingState) -> Candidate:
         # Without validation nothing is selected: the last epoch is what the phase offers.
@@ -168,9 +171,8 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
             "Training diverged: the weights are not finite numbers. Lower the learning rate "
             "(--set learning_rate=1e-4)."
         )
-    if any(c.accuracy is None for c in usable):
-        return usable[-1]
-    return max(usable, key=lambda candidate: candidate.score)
+    measured = [c for c in usable if c.accuracy is not None]
+    return max(measured, key=lambda candidate: candidate.score) if measured else usable[-1]
 
 
 def build_optimizer(phase: Phase, assembly: Assembly, *, steps: int) -> AdamW:

@@ -9,14 +9,14 @@ import keras
 import numpy as np
 
 from tfinetune.data import Splits, find_candidates, find_files, is_foreign
-from tfinetune.errors import DataError
+from tfinetune.errors import DataError, RunError
 from tfinetune.evaluation import classification_metrics
 from tfinetune.export import export_checked, sample_photos
 from tfinetune.finetuner import FineTuner, predict_files
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
 from tfinetune.security.loading import load_keras
-from tfinetune.workflow.prepare import check_same_data, prepare
+from tfinetune.workflow.prepare import prepare
 
 
 class Run:
@@ -58,8 +58,12 @@ class Run:
         Raises:
             RunError: if the photos changed since.
         """
-        tuner, splits = prepare(self.recipe, Reporter())
-        check_same_data(self.folder, splits)
+        _, tuner, splits = prepare(self.recipe, Reporter())
+        if splits.spec.fingerprint != self.folder.phases()["fingerprint"]:
+            raise RunError(
+                f"The photos in {self.recipe.data} changed since the run in {self.folder.path}. "
+                "Restore them, or train a new run."
+            )
         tuner.assembly.set_temperature(self.metrics["temperature"])
         tuner.model.set_weights(self.model.get_weights())
         return tuner, splits
@@ -79,11 +83,19 @@ class Run:
             path,
             class_names=self.class_names,
             aspect=self.recipe.aspect,
-            photos=sample_photos(),
+            photos=self._photos(),
         )
         if path.resolve() == self.folder.saved_model_path.resolve():
-            self.folder.write_manifest()
+            self.folder.write_manifest(below="saved_model/")
         return path, [vars(row) for row in rows]
+
+    def _photos(self) -> list[str | Path]:
+        """Return photos of the kind that the model is for, where they still exist."""
+        try:
+            candidates, _ = find_candidates(Path(self.recipe.data))
+        except DataError:
+            candidates = []
+        return [candidate.path for candidate in candidates] or sample_photos()
 
 
 def open_run(path: str | Path) -> Run:
@@ -134,13 +146,18 @@ def evaluate_folder(
 
     Returns:
         `metrics` of the photos that could be read; `unknown_classes`, folders that are no class of
-        the model, with their photo counts; `missing_classes`; `set_aside`, `[{path, reason}]`.
+        the model, with their file counts; `missing_classes`; `set_aside`, `[{path, reason}]`;
+        `stray_files`, how many were no images; `split`, "test" where the folder is divided (only
+        that part is measured), else None.
 
     Raises:
         DataError: if no photo of a known class can be read.
     """
     names = run.class_names
-    candidates, _ = find_candidates(Path(directory))
+    candidates, strays = find_candidates(Path(directory))
+    split = "test" if any(c.split == "test" for c in candidates) else None
+    if split:  # what a divided folder trains on would flatter the model
+        candidates = [c for c in candidates if c.split == split]
     unknown = Counter(c.class_name for c in candidates if c.class_name not in names)
     known = [c for c in candidates if c.class_name in names]
     if not known:
@@ -154,6 +171,7 @@ def evaluate_folder(
         raise DataError(
             f"None of the {len(known)} photos in {directory} can be read; the first: {failures[0]}."
         )
+    foreign = [index for index in failures if is_foreign(known[index].path, failures[index])]
     labels = np.array([names.index(known[index].class_name) for index in read])
     present = {known[index].class_name for index in read}
     return {
@@ -163,6 +181,8 @@ def evaluate_folder(
         "set_aside": [
             {"path": known[index].id, "reason": reason}
             for index, reason in failures.items()
-            if not is_foreign(known[index].path, reason)
+            if index not in foreign
         ],
+        "stray_files": len(strays) + len(foreign),
+        "split": split,
     }

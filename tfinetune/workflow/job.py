@@ -1,6 +1,5 @@
 """The main job: a recipe in, a finished run folder out. What the commands and scripts call."""
 
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,25 @@ from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
-from tfinetune.storage import atomic_path, write_json
+from tfinetune.storage import atomic_path, sha256_file, write_json
 from tfinetune.training.estimate import estimate_seconds
 from tfinetune.training.strategies import build_strategy
 from tfinetune.workflow.finished import Run
-from tfinetune.workflow.prepare import check_same_data, default_backbone, prepare
-from tfinetune.workflow.summary import announcement, evaluate, plan_rows, report_data
+from tfinetune.workflow.prepare import prepare
+from tfinetune.workflow.summary import (
+    announcement,
+    evaluate,
+    peak_memory_bytes,
+    plan_rows,
+    report_data,
+)
 
 
 def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
     """Say what a recipe would do and for how long, measured on a few batches; write nothing."""
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
     with reporter or Reporter() as reporter:
-        tuner, splits = prepare(recipe, reporter)
+        recipe, tuner, splits = prepare(recipe, reporter)
         phases = tuner.phases(strategy)
         seconds = estimate_seconds(
             tuner.assembly,
@@ -64,7 +69,7 @@ def train(
         output: run folder; new or empty, unless resuming.
         resume: continue a run that was interrupted; a finished one is returned as it is.
         backbone: a model in memory, in place of `recipe.backbone`. It is saved into the run, so
-            that the run's recipe reproduces without it.
+            that the run's recipe reproduces without it; a resumed run takes the saved one.
         reporter: shows progress; None is silent.
         comparison: rows `{name, accuracy, interval, seconds}` for the report.
 
@@ -74,50 +79,46 @@ def train(
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
     recipe = recipe.replace(strategy_parameters=strategy.parameters())
     folder = RunFolder.resume(output) if resume else RunFolder.create(output)
+    watch = _Stopwatch()
     with reporter or Reporter() as reporter:
-        if backbone is not None:
-            recipe = recipe.replace(backbone=_keep(backbone, folder))
-        elif not recipe.backbone:
-            recipe = recipe.replace(backbone=default_backbone(reporter))
         if resume:
+            backbone = None  # the one that was kept
             folder.check_same_recipe(recipe)
             if folder.finished:
                 reporter.say(f"The run in {output} is finished already.")
                 return Run(folder)
-            reporter.log = folder.log_path
-        watch = _Stopwatch()
-        try:
-            tuner, splits = prepare(recipe, reporter)
-        except BaseException:
-            if not resume:  # leave the folder empty, so that the corrected command can use it
-                folder.backbone_path.unlink(missing_ok=True)
-            raise
+        recipe, tuner, splits = prepare(recipe, reporter, backbone=backbone)
+        phases = tuner.phases(strategy)
+        started = {
+            "fingerprint": splits.spec.fingerprint,
+            "backbone_sha256": tuner.backbone.provenance.sha256,
+            "phases": [phase.model_dump(mode="json") for phase in phases],
+            "plan": plan_rows(tuner, phases),
+            "comparison": comparison or [],
+        }
         if resume:
-            check_same_data(folder, splits)
+            started = folder.check_same_start(started)
         else:
-            reporter.log = folder.log_path
-            # Relative: a run folder that is moved keeps its model from memory.
-            kept = recipe.replace(backbone=folder.backbone_path.name)
-            (recipe if backbone is None else kept).save(folder.recipe_path)
+            _keep(recipe, folder, started, backbone=backbone)
+        reporter.log_to(folder.log_path)
         for sentence in announcement(tuner, splits):
             reporter.say(sentence)
         watch.lap("reading photos and backbone")
-        return _execute(
-            tuner,
-            splits,
-            recipe=recipe,
-            folder=folder,
-            watch=watch,
-            comparison=comparison or [],
-        )
+        return _execute(tuner, splits, recipe=recipe, folder=folder, watch=watch)
 
 
-def _keep(backbone: keras.Model, folder: RunFolder) -> str:
-    """Save a model from memory into the run, so that the recipe reproduces without it."""
-    if not folder.backbone_path.exists():
+def _keep(
+    recipe: Recipe, folder: RunFolder, started: dict[str, Any], *, backbone: keras.Model | None
+) -> None:
+    """Write what a resumed run needs; the recipe last, for its presence says that all is there."""
+    if backbone is not None:
         with atomic_path(folder.backbone_path) as temporary:
             backbone.save(temporary)
-    return str(folder.backbone_path.resolve())
+        # Relative: a run folder that is moved keeps its model from memory.
+        recipe = recipe.replace(backbone=folder.backbone_path.name)
+        started = {**started, "backbone_sha256": sha256_file(folder.backbone_path)}
+    write_json(folder.phases_path, started)
+    recipe.save(folder.recipe_path)
 
 
 def _execute(
@@ -127,16 +128,9 @@ def _execute(
     recipe: Recipe,
     folder: RunFolder,
     watch: "_Stopwatch",
-    comparison: list[dict[str, Any]],
 ) -> Run:
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
-    phases = tuner.phases(strategy)
-    plan = {
-        "fingerprint": splits.spec.fingerprint,
-        "phases": [phase.model_dump(mode="json") for phase in phases],
-        "plan": plan_rows(tuner, phases),
-    }
-    write_json(folder.phases_path, plan)
+    started = folder.phases()
     outcome = tuner.fit(
         splits,
         strategy,
@@ -154,13 +148,13 @@ def _execute(
     watch.lap("export and parity")
     metrics |= {
         "parity": [vars(row) for row in parity],
-        "comparison": comparison,
+        "comparison": started["comparison"],
         "seconds": watch.seconds,
         "total_seconds": watch.total,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
     }
     write_json(folder.metrics_path, metrics)
-    report = report_data(tuner, splits, recipe, plan["plan"], metrics, mistakes)
+    report = report_data(tuner, splits, recipe, started["plan"], metrics, mistakes)
     write_report(folder.report_path, report)
     folder.write_manifest()
     return Run(folder)
@@ -171,7 +165,7 @@ class _Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._started = self._mark = time.monotonic()
+        self._mark = time.monotonic()
 
     def lap(self, name: str) -> None:
         """Book the time since the last call under `name`."""
@@ -186,5 +180,5 @@ class _Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since the start."""
-        return round(time.monotonic() - self._started, 3)
+        """Sum of all that was booked, in every process that worked on the run."""
+        return round(sum(self.seconds.values()), 3)

@@ -2,43 +2,45 @@
 
 from pathlib import Path
 
-from tfinetune.backbones import load_backbone
-from tfinetune.data import Splits, from_image_folder, get_policy
-from tfinetune.errors import BackboneUnavailableError, RunError
+import keras
+
+from tfinetune.backbones import Backbone, load_backbone
+from tfinetune.data import DECODER_VERSION, Splits, from_image_folder, get_policy
+from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
-from tfinetune.runs import RunFolder
 
 DEFAULT_BACKBONE = "EfficientNetV2B0"
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "assets" / "demo_backbone.h5"
 
 
-def default_backbone(reporter: Reporter) -> str:
-    """Return the best backbone that is available without being named, and say which."""
-    try:
-        load_backbone(DEFAULT_BACKBONE)
-    except BackboneUnavailableError:
-        reporter.say(
-            f"No --backbone was given and the weights of {DEFAULT_BACKBONE} cannot be downloaded: "
-            "using the small one that is embedded for the demo. Name a real one with --backbone "
-            "for good results."
-        )
-        return str(EMBEDDED_BACKBONE)
-    reporter.say(f"No --backbone was given: using {DEFAULT_BACKBONE} with ImageNet weights.")
-    return DEFAULT_BACKBONE
+def prepare(
+    recipe: Recipe, reporter: Reporter, *, backbone: keras.Model | None = None
+) -> tuple[Recipe, FineTuner, Splits]:
+    """Load the backbone, then read the photos at its size.
 
+    Args:
+        recipe: what to load.
+        reporter: told of warnings and progress.
+        backbone: a model in memory, in place of the one that the recipe names.
 
-def prepare(recipe: Recipe, reporter: Reporter) -> tuple[FineTuner, Splits]:
-    """Load the backbone, then read the photos at its size."""
+    Returns:
+        The recipe with its backbone named, the tuner, and the data.
+
+    Raises:
+        RecipeError: if the recipe was made with another decoder.
+    """
     get_policy(recipe.augmentation)  # a wrong name is refused before anything slow
-    backbone = load_backbone(
-        recipe.backbone,
-        weights=recipe.weights,
-        image_size=recipe.image_size,
-        input_range=recipe.input_range,
-        seed=recipe.seed,
-    )
+    if recipe.decoder_version != DECODER_VERSION:
+        raise RecipeError(
+            f"The recipe was made with decoder {recipe.decoder_version}, and this tfinetune has "
+            f"decoder {DECODER_VERSION}: pixels would differ. Use the tfinetune that made it, or "
+            "start a new run without --recipe."
+        )
+    if backbone is None and not recipe.backbone:
+        recipe = recipe.replace(backbone=_default_backbone(recipe, reporter))
+    backbone = _load(recipe, recipe.backbone if backbone is None else backbone)
     for warning in backbone.provenance.warnings:
         reporter.say(warning)
     with reporter.bar("reading photos") as advance:
@@ -54,13 +56,29 @@ def prepare(recipe: Recipe, reporter: Reporter) -> tuple[FineTuner, Splits]:
     tuner = FineTuner(
         backbone, splits.spec, dropout=recipe.dropout, seed=recipe.seed, reporter=reporter
     )
-    return tuner, splits
+    return recipe, tuner, splits
 
 
-def check_same_data(folder: RunFolder, splits: Splits) -> None:
-    started = folder.phases_path.exists()  # else it was killed before it looked at the photos
-    if started and folder.phases().get("fingerprint") != splits.spec.fingerprint:
-        raise RunError(
-            f"The photos changed since the run in {folder.path} was started, so it cannot be "
-            "continued as it was. Restore them, or start a new run with another --output."
+def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:
+    return load_backbone(
+        source,
+        weights=recipe.weights,
+        image_size=recipe.image_size,
+        input_range=recipe.input_range,
+        seed=recipe.seed,
+    )
+
+
+def _default_backbone(recipe: Recipe, reporter: Reporter) -> str:
+    """Return the best backbone that is available without being named, and say which."""
+    try:
+        _load(recipe, DEFAULT_BACKBONE)
+    except BackboneUnavailableError:
+        reporter.say(
+            f"No --backbone was given and the weights of {DEFAULT_BACKBONE} cannot be downloaded: "
+            "using the small one that is embedded for the demo. Name a real one with --backbone "
+            "for good results."
         )
+        return str(EMBEDDED_BACKBONE)
+    reporter.say(f"No --backbone was given: using {DEFAULT_BACKBONE} with ImageNet weights.")
+    return DEFAULT_BACKBONE

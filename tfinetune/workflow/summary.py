@@ -1,6 +1,7 @@
 """What a run tells: metrics.json, the rows of its plan, and the report's content."""
 
 import os
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -8,11 +9,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import softmax
 
 from tfinetune.adaptation.rules import groups_of, resolve
 from tfinetune.backbones.describe import describe
-from tfinetune.data import Split, Splits
-from tfinetune.evaluation import Mistake, ReportData, classification_metrics, worst_mistakes
+from tfinetune.data import Split, Splits, decode_files
+from tfinetune.evaluation import (
+    Mistake,
+    ReportData,
+    classification_metrics,
+    expected_calibration_error,
+    worst_mistakes,
+)
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.training import Phase
@@ -87,11 +95,17 @@ def evaluate(tuner: FineTuner, splits: Splits) -> tuple[dict[str, Any], list[Mis
     mistakes: list[Mistake] = []
     # Where there is a test split, it comes last and its mistakes and calibration are shown.
     for split in filter(None, (splits.validation, splits.test)):
-        probabilities = tuner.probabilities(split)
+        logits = tuner.logits(split)
+        probabilities = tuner.calibrated(logits)
         metrics[split.name] = classification_metrics(split.labels, probabilities, names)
         mistakes = _mistakes(split, probabilities, names)
         if splits.validation is not None:
-            metrics["calibration"] = tuner.calibration(split)
+            metrics["calibration"] = {
+                "temperature": tuner.assembly.temperature,
+                "ece_before": expected_calibration_error(softmax(logits, axis=1), split.labels),
+                "ece_after": expected_calibration_error(probabilities, split.labels),
+                "split": split.name,
+            }
     return metrics, mistakes
 
 
@@ -99,12 +113,18 @@ def _why_shipped(tuner: FineTuner, splits: Splits) -> str:
     shipped, candidates = tuner.outcome.shipped, tuner.outcome.candidates
     if splits.validation is None:
         return (
-            f"There is no validation split, so nothing was selected: the last epoch of "
-            f"{shipped.phase} ships, with uncalibrated probabilities."
+            "There is no validation split, so nothing was selected: "
+            f"{'the last epoch of ' if shipped.epoch else ''}{shipped.phase} ships, with "
+            "uncalibrated probabilities."
         )
     if len(candidates) == 1:
-        return f"{shipped.phase} is the only candidate; its best epoch on validation ships."
-    others = ", ".join(f"{c.phase} {c.accuracy:.1%}" for c in candidates if c is not shipped)
+        best = "; its best epoch on validation ships" if shipped.epoch else ""
+        return f"{shipped.phase} is the only candidate{best}."
+    others = ", ".join(
+        f"{c.phase} {'diverged' if c.accuracy is None else f'{c.accuracy:.1%}'}"
+        for c in candidates
+        if c is not shipped
+    )
     return (
         f"{shipped.phase} ships: {shipped.accuracy:.1%} on validation, against {others} "
         "(equal accuracy is decided by the loss)."
@@ -112,16 +132,19 @@ def _why_shipped(tuner: FineTuner, splits: Splits) -> str:
 
 
 def _mistakes(split: Split, probabilities: np.ndarray, names: list[str]) -> list[Mistake]:
-    images = split.images()
+    worst = worst_mistakes(split.labels, probabilities)
+    images, _ = decode_files(
+        [split.paths[index] for index in worst], image_size=split.image_size, aspect=split.aspect
+    )
     return [
         Mistake(
-            image=images[index],
+            image=image,
             id=split.ids[index],
             true=names[split.labels[index]],
             predicted=names[int(probabilities[index].argmax())],
             probability=float(probabilities[index].max()),
         )
-        for index in worst_mistakes(split.labels, probabilities)
+        for index, image in zip(worst, images, strict=True)
     ]
 
 
@@ -193,6 +216,16 @@ def _notes(tuner: FineTuner, splits: Splits) -> list[str]:
         )
         notes.append(f"Classes are imbalanced; the loss weighs them: {weights}.")
     return notes
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident size of this process so far; None where nothing tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def device() -> str:

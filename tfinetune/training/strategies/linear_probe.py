@@ -21,4 +21,4 @@ class LinearProbe(Strategy):
 
     def phases(self, groups: Sequence[str], spec: DataSpec) -> list[Phase]:
         """List the one phase."""
-        return [Phase(name="probe", trainable="head", solver="logistic", augment=False)]
+        return [Phase(name="probe", trainable="head", solver="logistic")]
