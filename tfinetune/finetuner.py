@@ -150,6 +150,7 @@ class FineTuner:
 
         Raises:
             OutOfMemoryError: with advice, if memory ran out.
+            DataError: if a photo that does not fit into memory vanished meanwhile.
             TrainingError: if training diverged.
         """
         strategy = strategy or LPFT()
@@ -180,6 +181,11 @@ class FineTuner:
             raise OutOfMemoryError(
                 f"Memory ran out while training at {_size(self.spec.image_size)} pixels with "
                 f"--batch-size {batch_size}. Try half the batch size, or a smaller --image-size."
+            ) from error
+        except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+            raise DataError(
+                "A photo could not be read while training; it was sound when the folder was read. "
+                f"{' '.join(error.message.split())[:300]}. Restore it and resume."
             ) from error
         self._plan = resolve(phases[-1].trainable, self.assembly, batch_norm=phases[-1].batch_norm)
         self._plan.apply()

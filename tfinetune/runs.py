@@ -127,11 +127,8 @@ class RunFolder:
                 "Resume it without these options, or start a new run with another --output."
             )
 
-    def check_same_start(self, started: dict[str, Any]) -> dict[str, Any]:
+    def check_same_start(self, started: dict[str, Any]) -> None:
         """Compare what a run was started with (phases.json) with what it would be resumed with.
-
-        Returns:
-            The content of phases.json.
 
         Raises:
             RunError: if photos, backbone or phases changed since.
@@ -145,7 +142,6 @@ class RunFolder:
                 "started, so it cannot be continued as it was. Restore what changed, or start a "
                 "new run with another --output."
             )
-        return before
 
     def phases(self) -> dict[str, Any]:
         """Read phases.json: the plan and the fingerprint of the data it was made for."""

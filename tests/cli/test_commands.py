@@ -220,6 +220,13 @@ def test_debug_shows_the_traceback(workplace):
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(workplace, here, monkeypatch):
+    monkeypatch.chdir(workplace)
+    (workplace / "[x].png").write_bytes((workplace / "photos/red/0.png").read_bytes())
+    done = here("predict", "runs/photos", "[x].png")
+    assert done.returncode == 0 and "[x].png" in done.stdout
+
+
 @pytest.mark.slow
 def test_interrupt_says_how_to_go_on_and_resume_finishes(workplace, tmp_path):
     output = tmp_path / "run"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import tfinetune as ft
-from tfinetune.errors import DataError, OutOfMemoryError, RunError
+from tfinetune.errors import DataError, OutOfMemoryError, RecipeError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,39 @@ def test_model_in_memory_reproduces_and_without_validation_the_last_epoch_ships(
     (tmp_path / "run").rename(tmp_path / "moved")
     again = ft.train(ft.Recipe.load(tmp_path / "moved/recipe.yaml"), tmp_path / "again")
     assert again.metrics["test"] == first.metrics["test"]
+
+
+@pytest.mark.slow
+def test_diverged_fine_tuning_is_reported_and_the_probe_ships(small_cnn, photo_folder, tmp_path):
+    recipe = ft.Recipe(
+        data=str(photo_folder()),
+        batch_size=8,
+        strategy_parameters={"epochs": 2, "learning_rate": 1e30},
+    )
+    run = ft.train(recipe, tmp_path / "run", backbone=small_cnn())
+    assert run.metrics["shipped"] == "probe"
+    assert "finetune diverged" in run.folder.report_path.read_text()
+
+
+def test_recipe_of_another_decoder_is_refused(tmp_path, small_cnn):
+    recipe = ft.Recipe(data=str(tmp_path), decoder_version=99)
+    with pytest.raises(RecipeError, match="decoder 99"):
+        ft.train(recipe, tmp_path / "run", backbone=small_cnn())
+
+
+def test_model_that_the_user_compiled_is_saved_uncompiled(small_cnn, photo_folder, tmp_path):
+    splits = ft.data.from_image_folder(photo_folder(), image_size=16)
+    tuner = ft.FineTuner(small_cnn(), splits.spec)
+    tuner.model.compile(ft.optimizers.AdamW(1e-3), "sparse_categorical_crossentropy")
+    tuner.model.fit(splits.train.dataset(8), verbose=0)
+    tuner.save(tmp_path / "model.keras")
+    assert not keras.models.load_model(tmp_path / "model.keras").compiled
+    before = tuner.model.predict(splits.train.dataset(8), verbose=0)
+    after = keras.models.load_model(tmp_path / "model.keras").predict(
+        splits.train.dataset(8), verbose=0
+    )
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_allclose(tuner.probabilities(splits.train), before, atol=1e-5)
 
 
 def test_failed_preparation_leaves_the_folder_empty(small_cnn, tmp_path):

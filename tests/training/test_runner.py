@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tfinetune as ft
-from tfinetune.errors import TrainingError
-from tfinetune.training import Candidate, Phase, run_phases
+from tfinetune.errors import RunError, TrainingError
+from tfinetune.training import Candidate, Checkpoint, Phase, run_phases
 from tfinetune.training.class_weights import class_weights
 from tfinetune.training.runner import build_optimizer, choose
 
@@ -27,6 +27,11 @@ def test_better_validation_accuracy_ships_and_the_loss_decides_a_tie():
 
 def test_without_validation_the_last_ships():
     assert choose([candidate("probe", None, None), candidate("full", None, None)]).phase == "full"
+
+
+def test_diverged_candidate_with_finite_weights_does_not_ship():
+    probe, diverged = candidate("probe", 0.4, 1.0), candidate("finetune", None, None)
+    assert choose([probe, diverged]) is probe
 
 
 def test_candidate_that_is_not_finite_never_ships():
@@ -89,3 +94,39 @@ def test_class_weights_start_past_three_to_one(photo_folder):
     weights = class_weights(splits.train)
     assert weights[0] / weights[1] == pytest.approx(13 / 4)
     assert class_weights(splits.train, mode="never") is None
+
+
+def test_run_killed_between_its_last_epoch_and_the_next_phase_resumes(small_cnn, splits, tmp_path):
+    def fit(name):
+        tuner = ft.FineTuner(small_cnn(), splits.spec)
+        phase = Phase(name="all", epochs=2, learning_rate=0.01)
+        checkpoint = Checkpoint(tmp_path / name)
+        run_phases(tuner.assembly, splits, phases=[phase], batch_size=8, checkpoint=checkpoint)
+        return tuner.assembly.get_weights(), checkpoint
+
+    class Killed(Exception):
+        pass
+
+    whole, _ = fit("whole.npz")
+    save = Checkpoint.save
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+
+        def save_until_the_phase_ends(self, state):
+            if state.phase == 1:
+                raise Killed
+            save(self, state)
+
+        patch.setattr(Checkpoint, "save", save_until_the_phase_ends)
+        fit("killed.npz")
+    resumed, checkpoint = fit("killed.npz")
+    assert len(checkpoint.load().history) == 2
+    for first, second in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "last.npz"
+    for content in (b"", b"PK\x03\x04 not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="last.npz is damaged.*Delete it"):
+            Checkpoint(path).load()

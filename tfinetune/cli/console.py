@@ -44,7 +44,7 @@ def session(*, log: Path | None = None, on_interrupt: str = "") -> Iterator[Cons
     sys.stderr.flush()
     visible = os.dup(2)
     with (
-        os.fdopen(visible, "w", encoding="utf-8", errors="replace", closefd=False) as stream,
+        os.fdopen(visible, "w", encoding="utf-8", errors="replace") as stream,
         tempfile.TemporaryFile() as noise,
     ):
         # No markup: file and class names may look like it.
@@ -74,7 +74,6 @@ def session(*, log: Path | None = None, on_interrupt: str = "") -> Iterator[Cons
             sys.stderr.flush()
             os.dup2(visible, 2)
             _keep(noise, log)
-    os.close(visible)
 
 
 def results() -> Console:

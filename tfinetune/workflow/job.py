@@ -82,7 +82,9 @@ def train(
     watch = _Stopwatch()
     with reporter or Reporter() as reporter:
         if resume:
-            backbone = None  # the one that was kept
+            if not recipe.backbone or backbone is not None:  # it was chosen, or kept, then
+                recipe = recipe.replace(backbone=folder.recipe().backbone)
+            backbone = None
             folder.check_same_recipe(recipe)
             if folder.finished:
                 reporter.say(f"The run in {output} is finished already.")
@@ -97,9 +99,9 @@ def train(
             "comparison": comparison or [],
         }
         if resume:
-            started = folder.check_same_start(started)
+            folder.check_same_start(started)
         else:
-            _keep(recipe, folder, started, backbone=backbone)
+            recipe = _keep(recipe, folder, started, backbone=backbone)
         reporter.log_to(folder.log_path)
         for sentence in announcement(tuner, splits):
             reporter.say(sentence)
@@ -109,8 +111,12 @@ def train(
 
 def _keep(
     recipe: Recipe, folder: RunFolder, started: dict[str, Any], *, backbone: keras.Model | None
-) -> None:
-    """Write what a resumed run needs; the recipe last, for its presence says that all is there."""
+) -> Recipe:
+    """Write what a resumed run needs; the recipe last, for its presence says that all is there.
+
+    Returns:
+        The recipe as written.
+    """
     if backbone is not None:
         with atomic_path(folder.backbone_path) as temporary:
             backbone.save(temporary)
@@ -119,6 +125,7 @@ def _keep(
         started = {**started, "backbone_sha256": sha256_file(folder.backbone_path)}
     write_json(folder.phases_path, started)
     recipe.save(folder.recipe_path)
+    return recipe
 
 
 def _execute(

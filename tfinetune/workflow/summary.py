@@ -190,7 +190,7 @@ def report_data(
         device=device(),
         versions={name: version(name) for name in ("tfinetune", "tensorflow", "keras", "numpy")},
         backbone={
-            "source": recipe.backbone,
+            "source": facts["source"],
             "kind": facts["kind"],
             "sha256": facts["sha256"],
             "parameters": facts["parameters"],
