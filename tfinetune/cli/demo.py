@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tfinetune.cli.console import session
+from tfinetune.cli.console import results, session
 from tfinetune.cli.tables import show_run
 
 
@@ -26,7 +26,7 @@ def command(
         show_run(run, as_json=as_json)
         scratch = run.metrics["comparison"][0]["accuracy"]
         reached = run.metrics["test"]["accuracy"]
-        console.print(
+        (console if as_json else results()).print(
             f"What transfer was worth with 20 labels a class and {demo.EPOCHS} epochs: "
             f"{100 * (reached - scratch):+.1f} points of accuracy ({reached:.1%} against "
             f"{scratch:.1%} by the same architecture from scratch).",
