@@ -17,13 +17,12 @@ class Reporter:
 
     Args:
         console: where to show; None shows nothing (the log is still kept).
-        log: a text file to append to. Until `log_to` names one, lines wait in memory.
     """
 
-    def __init__(self, console: Console | None = None, *, log: Path | None = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self._console = console
         self._progress: Progress | None = None
-        self._log = log
+        self._log: Path | None = None
         self._waiting: list[str] = []
 
     def log_to(self, path: Path) -> None:
