@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfinetune.backbones.graph import bottlenecks, flatten, rebuild
-from tfinetune.errors import FixedSizeError
+from tfinetune.backbones.graph import bottlenecks, check_equal, flatten, rebuild
+from tfinetune.errors import BackboneError, FixedSizeError, UnsafeModelError
 
 layers = keras.layers
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
@@ -25,7 +25,7 @@ def test_nested_models_are_inlined_with_the_same_output(small_cnn):
     inner = small_cnn(top="features")
     head = keras.Sequential([keras.Input((8,)), layers.Dense(4, name="c0")])
     model = keras.Sequential([keras.Input((16, 16, 3)), keras.Sequential([inner]), head])
-    flat = flatten(model)
+    flat = flatten(model, image_size=(16, 16))
     assert not any(isinstance(layer, keras.Model) for layer in flat.layers)
     names = [layer.name for layer in flat.layers]
     assert len(names) == len(set(names)) == 12
@@ -37,7 +37,7 @@ def test_a_shared_nested_model_keeps_sharing(small_cnn):
     inputs = keras.Input((16, 16, 3))
     mirrored = layers.Permute((2, 1, 3))(inputs)
     model = keras.Model(inputs, layers.Concatenate()([inner(inputs), inner(mirrored)]))
-    flat = flatten(model)
+    flat = flatten(model, image_size=(16, 16))
     assert flat.count_params() == inner.count_params()
     np.testing.assert_array_equal(flat(IMAGES), model(IMAGES))
 
@@ -46,14 +46,14 @@ def test_a_shared_nested_model_keeps_sharing(small_cnn):
 def test_an_input_wrapped_in_a_list_or_dict_is_unwrapped(small_cnn, wrap):
     inputs = keras.Input((16, 16, 3), name="image")
     model = keras.Model(wrap(inputs), wrap(small_cnn()(inputs)))
-    np.testing.assert_array_equal(flatten(model)(IMAGES), small_cnn()(IMAGES))
+    np.testing.assert_array_equal(flatten(model, image_size=(16, 16))(IMAGES), small_cnn()(IMAGES))
 
 
 def test_the_original_is_left_alone(small_cnn):
     inner = small_cnn()
     model = keras.Sequential([keras.Input((16, 16, 3)), inner])
     nodes = {layer.name: len(layer._inbound_nodes) for layer in [*inner.layers, *model.layers]}
-    rebuild(flatten(model), image_size=(16, 16))
+    rebuild(flatten(model, image_size=(16, 16)), image_size=(16, 16))
     after = {layer.name: len(layer._inbound_nodes) for layer in [*inner.layers, *model.layers]}
     assert after == nodes
 
@@ -62,7 +62,7 @@ def test_augmentation_inside_a_model_is_left_out(small_cnn):
     model = keras.Sequential(
         [keras.Input((16, 16, 3)), layers.RandomFlip(), layers.RandomRotation(0.5), small_cnn()]
     )
-    flat = flatten(model)
+    flat = flatten(model, image_size=(16, 16))
     assert not [layer for layer in flat.layers if type(layer).__name__.startswith("Random")]
     np.testing.assert_allclose(flat(IMAGES), small_cnn()(IMAGES), rtol=1e-6)
 
@@ -93,12 +93,55 @@ def test_a_dense_layer_on_a_map_fixes_the_size(small_cnn):
 def test_a_size_that_the_strides_use_up_is_refused():
     model = keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(2, 9)])
     with pytest.raises(FixedSizeError, match="at 8x8"):
-        rebuild(flatten(model), image_size=(8, 8))
+        rebuild(flatten(model, image_size=(16, 16)), image_size=(8, 8))
 
 
 def test_normalization_statistics_survive(small_cnn):
     normalization = layers.Normalization()
     normalization.adapt(IMAGES * 50 + 100)
     model = keras.Sequential([keras.Input((16, 16, 3)), normalization, small_cnn()])
-    clone = rebuild(flatten(model), image_size=(16, 16))
+    clone = rebuild(flatten(model, image_size=(16, 16)), image_size=(16, 16))
     np.testing.assert_array_equal(clone(IMAGES), model(IMAGES))
+
+
+def _enlarging():
+    inputs = keras.Input((None, None, 3))
+    return keras.Model(inputs, layers.Conv2D(1, 1)(layers.UpSampling2D(64)(inputs)))
+
+
+def test_an_activation_that_grows_immense_with_the_size_is_refused():
+    assert rebuild(_enlarging(), image_size=(8, 8)).output_shape == (None, 512, 512, 1)
+    with pytest.raises(UnsafeModelError, match="makes 616,562,688 numbers per image"):
+        rebuild(_enlarging(), image_size=(224, 224))
+
+
+def test_an_immense_activation_of_a_nested_model_is_refused_before_it_is_computed():
+    model = keras.Sequential([keras.Input((None, None, 3)), _enlarging()])
+    with pytest.raises(UnsafeModelError, match="makes 616,562,688 numbers per image"):
+        flatten(model, image_size=(224, 224))
+
+
+def test_a_nested_model_of_fixed_size_is_not_inlined_at_another(small_cnn):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, small_cnn(top="flatten")(inputs))
+    assert flatten(model, image_size=(16, 16)).output_shape == (None, 5)
+    with pytest.raises(FixedSizeError, match="cannot be rebuilt at 24x24"):
+        flatten(model, image_size=(24, 24))
+
+
+def test_models_that_compute_something_else_are_not_equal(small_cnn):
+    other = small_cnn()
+    check_equal(small_cnn(), other, what="Copying")
+    other.get_layer("c0").kernel.assign(other.get_layer("c0").kernel * 2)
+    with pytest.raises(BackboneError, match="Copying changed what this backbone computes"):
+        check_equal(small_cnn(), other, what="Copying")
+
+
+def test_outputs_that_tell_nothing_are_not_equal(small_cnn):
+    inputs = keras.Input((2, 2, 3))
+    empty = keras.Model(inputs, inputs[:, 2:])
+    damaged = small_cnn()
+    damaged.get_layer("c0").kernel.assign(damaged.get_layer("c0").kernel * np.nan)
+    for model in (empty, damaged):
+        with pytest.raises(BackboneError, match="output is empty or not finite"):
+            check_equal(model, model, what="Copying")

@@ -1,6 +1,8 @@
 """One function opens every kind of source, and says in a paragraph why it cannot."""
 
+import errno
 import json
+import os
 
 import keras
 import numpy as np
@@ -12,6 +14,8 @@ from tfinetune.errors import (
     BackboneUnavailableError,
     FixedSizeError,
     InputRangeError,
+    StorageError,
+    UnsafeModelError,
 )
 
 layers = keras.layers
@@ -70,6 +74,16 @@ def test_a_model_of_any_size_is_built_at_the_requested_one():
     model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(2, 3)])
     assert load_backbone(model, input_range=(0, 1), image_size=32).image_size == (32, 32)
     assert load_backbone(model, input_range=(0, 1)).image_size == (224, 224)
+    model = keras.Sequential([keras.Input((None, 48, 3)), layers.Conv2D(2, 3)])
+    assert load_backbone(model, input_range=(0, 1)).image_size == (224, 48)
+
+
+def test_an_image_size_that_makes_an_activation_immense_is_refused():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(1, 1)(layers.UpSampling2D(64)(inputs))
+    backbone = load_backbone(keras.Model(inputs, x), input_range=(0, 1))
+    with pytest.raises(UnsafeModelError, match="makes 616,562,688 numbers per image"):
+        backbone.resized((224, 224))
 
 
 def test_from_scratch_is_reproducible_and_different(small_cnn):
@@ -133,17 +147,41 @@ def test_weights_of_the_full_model_fill_the_architecture(tmp_path, name):
     full = keras.applications.MobileNet(weights=None, classes=3, input_shape=(32, 32, 3))
     full.save_weights(tmp_path / name) if "weights" in name else full.save(tmp_path / name)
     backbone = load_backbone("MobileNet", weights=tmp_path / name, image_size=32)
-    assert "135 of 135 weights matched" in backbone.provenance.notes[0]
+    assert "all 135 weights from" in backbone.provenance.notes[0]
     for before, after in zip(full.get_weights(), backbone.model.get_weights(), strict=False):
         np.testing.assert_array_equal(before, after)
 
 
-def test_without_network_the_error_says_what_to_do(monkeypatch):
-    def offline(*args, **kwargs):
-        raise Exception("URL fetch failure on https://example.org: None -- Name not known")
+@pytest.fixture
+def failing_download(monkeypatch):
+    """Return a function that makes the download of VGG16 fail with an error."""
 
-    monkeypatch.setattr(keras.applications, "VGG16", offline)
+    def fail_with(error):
+        def build(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(keras.applications, "VGG16", build)
+
+    return fail_with
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("URL fetch failure on https://example.org: None -- Name not known"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        ValueError("Incomplete or corrupted file detected. The md5 file hash does not match."),
+    ],
+)
+def test_a_failed_download_says_what_to_do(failing_download, error):
+    failing_download(error)
     with pytest.raises(BackboneUnavailableError, match=r"could not be downloaded.*--weights PATH"):
+        load_backbone("VGG16")
+
+
+def test_a_full_disk_is_no_failed_download(failing_download):
+    failing_download(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(StorageError, match="No space left on device.*KERAS_HOME"):
         load_backbone("VGG16")
 
 

@@ -84,7 +84,7 @@ def test_an_mlp_loses_its_last_layer_only():
 def test_a_linear_classifier_has_no_features():
     model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3)])
     with pytest.raises(BackboneError, match="no layer with weights before its classifier"):
-        find_features(flatten(model))
+        find_features(flatten(model, image_size=(4, 4)))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfinetune.errors import BackboneError
+from tfinetune.errors import BackboneError, UnsafeModelError
 from tfinetune.security.legacy_config import translate
 
 
@@ -89,6 +89,16 @@ def test_hard_sigmoid_is_refused_where_its_formula_changed():
 def test_a_damaged_config_is_a_backbone_error(config):
     with pytest.raises(BackboneError, match="damaged or of an unknown dialect"):
         translate(config, major_version=2)
+
+
+@pytest.mark.parametrize("major_version", [2, 3])
+def test_a_config_nested_too_deeply_is_refused(major_version):
+    nested = []
+    for _ in range(600):
+        nested = [nested]
+    config = _sequential(_layer("Dense", name="d", units=nested))
+    with pytest.raises(UnsafeModelError, match="nested too deeply"):
+        translate(config, major_version=major_version)
 
 
 def test_the_given_config_is_not_changed():

@@ -1,6 +1,7 @@
 """Foreign models: the same numbers as Keras gives, nothing executed, memory bounded."""
 
 import contextlib
+import shutil
 
 import h5py
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tfinetune.errors import BackboneError, UnsafeModelError
-from tfinetune.security.loading import load_keras, load_weights
+from tfinetune.security.loading import check_activations, load_keras, load_weights
 
 IMAGES = np.random.default_rng(0).uniform(0, 1, (2, 8, 8, 3)).astype("float32")
 
@@ -50,6 +51,16 @@ def test_unknown_classes_are_all_named_at_once(request, edit):
     path = request.getfixturevalue(edit)(rename)
     with pytest.raises(UnsafeModelError, match=r"Alpha, Beta.*custom_objects="):
         load_keras(path)
+
+
+@pytest.mark.parametrize("name", ["TFOpLambda", "SlicingOpLambda"])
+def test_tensorflow_operations_are_no_matter_of_custom_objects(edit_h5, name):
+    def rename(config):
+        config["config"]["layers"][1].update(class_name=name, registered_name=name)
+
+    with pytest.raises(UnsafeModelError, match=rf"uses {name}: .*save it again") as caught:
+        load_keras(edit_h5(rename))
+    assert "custom_objects" not in str(caught.value)
 
 
 def test_custom_objects_make_a_class_known(tmp_path):
@@ -112,6 +123,13 @@ def test_an_immense_activation_is_refused(tmp_path):
         load_keras(tmp_path / "wide.keras")
 
 
+def test_an_immense_activation_of_a_bare_operation_is_refused():
+    inputs = keras.Input((64, 64, 3))
+    model = keras.Model(inputs, keras.ops.tile(inputs, (1, 2000, 2000, 1)))
+    with pytest.raises(UnsafeModelError, match=r"^wide: the layer 'tile.*49,152,000,000 numbers"):
+        check_activations(model, source="wide")
+
+
 def test_a_missing_weight_is_an_error(h5_file):
     with h5py.File(h5_file, "r+") as file:
         names = list(file["model_weights"].attrs["layer_names"])
@@ -134,12 +152,58 @@ def test_damaged_files_raise_backbone_errors_only(keras_file, h5_file, tmp_path)
                 assert isinstance(load_keras(damaged), keras.Model)
 
 
-def test_weights_of_either_format_are_counted(small_model, h5_file, tmp_path):
+@pytest.fixture
+def legacy_weights(h5_file, tmp_path):
+    """A file as `save_weights` of Keras 2 wrote it: its groups lie at the root."""
+    path = tmp_path / "legacy.h5"
+    with h5py.File(h5_file, "r") as model, h5py.File(path, "w") as file:
+        for name, group in model["model_weights"].items():
+            model.copy(group, file, name)
+        file.attrs["layer_names"] = model["model_weights"].attrs["layer_names"]
+    return path
+
+
+def _split_layer_names(path):
+    with h5py.File(path, "r+") as file:
+        names = file.attrs.pop("layer_names")
+        file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:2], names[2:]
+
+
+def test_weights_of_every_format_fill_the_model(small_model, h5_file, legacy_weights, tmp_path):
     small_model.save_weights(tmp_path / "small.weights.h5")
-    for path in (h5_file, tmp_path / "small.weights.h5"):
+    split = shutil.copy(legacy_weights, tmp_path / "split.h5")
+    _split_layer_names(split)
+    for path in (h5_file, tmp_path / "small.weights.h5", legacy_weights, split):
         clone = keras.models.clone_model(small_model)
-        assert load_weights(clone, path) == len(small_model.weights) == 8
+        load_weights(clone, path)
         np.testing.assert_array_equal(clone(IMAGES), small_model(IMAGES))
+
+
+def _without_a_group(file):
+    del file["bn"]
+
+
+def _without_weight_names(file):
+    file["bn"].attrs["weight_names"] = h5py.Empty("S1")
+
+
+def _with_a_number_for_names(file):
+    file.attrs["layer_names"] = 3
+
+
+def _with_a_layer_twice(file):
+    file.attrs["layer_names"] = [*file.attrs["layer_names"], "conv"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_without_a_group, _without_weight_names, _with_a_number_for_names, _with_a_layer_twice],
+)
+def test_damaged_legacy_weights_raise_backbone_errors_only(small_model, legacy_weights, damage):
+    with h5py.File(legacy_weights, "r+") as file:
+        damage(file)
+    with pytest.raises(BackboneError, match=r"does not fit functional|lists 'conv' twice"):
+        load_weights(small_model, legacy_weights)
 
 
 def test_weights_of_another_architecture_are_refused(small_model, h5_file, tmp_path):

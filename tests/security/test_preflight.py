@@ -1,6 +1,8 @@
 """Files are judged by their content, and nothing hostile gets as far as being built."""
 
+import errno
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.errors import BackboneError, StorageError, UnsafeModelError
 from tfinetune.security.preflight import check_weights_file, read_model_file
 
 
@@ -175,6 +177,25 @@ def test_deflated_archive_is_read_like_a_stored_one(keras_file, tmp_path):
         for member in source.namelist():
             target.writestr(member, source.read(member))
     assert read_model_file(deflated).stored_elements == read_model_file(keras_file).stored_elements
+
+
+def test_weights_in_an_archive_are_read_in_one_pass(keras_file, monkeypatch):
+    """Going back in a member reads it again from its start, once for each data set."""
+
+    def refuse(*args):
+        raise AssertionError("went back in the archive")
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "seek", refuse)
+    assert read_model_file(keras_file).container == "zip"
+
+
+def test_a_full_temporary_folder_is_not_called_damage(keras_file, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(StorageError, match="no space is left in .*TMPDIR"):
+        read_model_file(keras_file)
 
 
 def test_config_nested_too_deeply_is_refused(edit_keras, keras_file, tmp_path):

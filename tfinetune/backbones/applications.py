@@ -1,6 +1,7 @@
 """The architectures of keras.applications by name, with or without pretrained weights."""
 
 import difflib
+import errno
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,12 @@ from pathlib import Path
 import keras
 
 from tfinetune.backbones.input_scaling import InputScaling
-from tfinetune.errors import BackboneError, BackboneUnavailableError, FixedSizeError
+from tfinetune.errors import (
+    BackboneError,
+    BackboneUnavailableError,
+    FixedSizeError,
+    StorageError,
+)
 from tfinetune.security.loading import load_weights
 
 # Read from each family's `preprocess_input`; "raw" families scale pixels inside the model.
@@ -43,6 +49,7 @@ _IMAGE_SIZES = {
     "NASNetLarge": 331,
     "Xception": 299,
 }
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def application_names() -> list[str]:
@@ -93,6 +100,7 @@ def build_application(
 
     Raises:
         BackboneUnavailableError: if the ImageNet weights cannot be downloaded.
+        StorageError: if they cannot be written to the disk.
         FixedSizeError: if the architecture does not allow this image size.
         BackboneError: if the weights file does not fit.
     """
@@ -102,31 +110,37 @@ def build_application(
         model = constructor(
             include_top=False, weights=pretrained, input_shape=(*image_size, 3), pooling=None
         )
-    except ValueError as error:
-        raise FixedSizeError(
-            f"{name} cannot be built for {image_size[0]}x{image_size[1]} images: "
-            f"{' '.join(str(error).split())[:240]}"
-        ) from error
     except Exception as error:
-        # Keras raises a bare Exception when a download fails.
-        if pretrained is None or not _is_download_failure(error):
-            raise
-        raise BackboneUnavailableError(
-            f"The ImageNet weights of {name} could not be downloaded: "
-            f"{' '.join(str(error).split())[:400].rstrip('.')}. Connect to the internet once, pass "
-            "a weights file (weights=PATH, --weights PATH), start from random weights "
-            "(weights='none'), or use a model file as the backbone."
-        ) from error
+        reason = " ".join(str(error).split())[:400].rstrip(".")
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise StorageError(
+                f"The ImageNet weights of {name} could not be kept on this disk: {reason}. Free "
+                "some space, or set KERAS_HOME to another folder."
+            ) from error
+        if pretrained and _is_download_failure(error):
+            raise BackboneUnavailableError(
+                f"The ImageNet weights of {name} could not be downloaded: {reason}. Connect to the "
+                "internet once, pass a weights file (weights=PATH, --weights PATH), start from "
+                "random weights (weights='none'), or use a model file as the backbone."
+            ) from error
+        if isinstance(error, ValueError):
+            raise FixedSizeError(
+                f"{name} cannot be built for {image_size[0]}x{image_size[1]} images: {reason}."
+            ) from error
+        raise
     if pretrained:
         return model, ("ImageNet weights from keras.applications",)
     if str(weights).lower() == "none":
         return model, ()
-    matched = load_weights(model, weights)
-    return model, (f"{matched} of {len(model.weights)} weights matched from {weights}",)
+    load_weights(model, weights)
+    return model, (f"all {len(model.weights)} weights from {weights}",)
 
 
 def _is_download_failure(error: Exception) -> bool:
-    return isinstance(error, OSError) or "URL fetch failure" in str(error)
+    # Keras raises a bare Exception without a connection, a ValueError for a wrong checksum.
+    return isinstance(error, OSError) or any(
+        words in str(error) for words in ("URL fetch failure", "corrupted file")
+    )
 
 
 def unknown_source(source: str) -> BackboneError:

@@ -73,6 +73,7 @@ class Backbone:
 
         Raises:
             FixedSizeError: if a layer or its weights depend on the present size.
+            UnsafeModelError: if an activation would be immense at `image_size`.
         """
         if tuple(image_size) == self.image_size:
             return self

@@ -4,7 +4,9 @@ A bottleneck is a tensor that every path from the input to the output runs throu
 the only places where a model can be cut in two.
 """
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ import keras
 import numpy as np
 
 from tfinetune.errors import BackboneError, FixedSizeError
+from tfinetune.security.loading import check_activations
 
 # Keras runs these in training mode by default, in a plain `model(x)` too: a backbone with one
 # would give random features. RandomCrop changes the size and cannot simply be left out.
@@ -77,20 +80,24 @@ def is_functional(model: keras.Model) -> bool:
     return isinstance(model, keras.Sequential | keras.Function)
 
 
-def flatten(model: keras.Model) -> keras.Model:
+def flatten(model: keras.Model, *, image_size: tuple[int, int]) -> keras.Model:
     """Return a functional model without nested models or in-model augmentation.
 
     Layers are shared with `model` where nothing had to be inlined, otherwise they are copies with
-    unique names; `model` itself is not changed.
+    unique names on an input of `image_size` (height, width); `model` itself is not changed.
 
     Raises:
         BackboneError: if the result computes something else than `model`.
+        FixedSizeError: if a nested model does not allow `image_size`.
+        UnsafeModelError: if an activation would be immense at `image_size`.
     """
     if not _needs_inlining(model):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     copies = _Copies()
-    flat = _inline(model, copies)
-    copies.transfer_weights()
+    with _explained(image_size):
+        flat = _inline(model, copies, image_size)
+        copies.transfer_weights()
+    check_activations(flat, source=model.name)
     if not augmentation_layers(model):
         check_equal(model, flat, what="Inlining the nested models")
     return flat
@@ -101,9 +108,7 @@ def augmentation_layers(model: keras.Model) -> list[str]:
     return [layer.name for layer in model._flatten_layers() if _is_augmentation(layer)]
 
 
-def rebuild(
-    model: keras.Model, *, image_size: tuple[int, int], transfer_weights: bool = True
-) -> keras.Model:
+def rebuild(model: keras.Model, *, image_size: tuple[int, int]) -> keras.Model:
     """Clone a flat one-input model onto a new input of `image_size` (height, width).
 
     Every layer of the clone is fresh, trainable, called at its own nodes only, and named as in
@@ -111,20 +116,16 @@ def rebuild(
 
     Raises:
         FixedSizeError: if a layer or its weights depend on the old size.
+        UnsafeModelError: if an activation would be immense at `image_size`.
     """
     channels = model.inputs[0].shape[-1]
     inputs = keras.Input((*image_size, channels), dtype=model.inputs[0].dtype, name="image")
     copies = _Copies()
     copies.names["image"] = 1
-    try:
+    with _explained(image_size):
         clone = keras.models.clone_model(model, input_tensors=inputs, clone_function=copies)
-        if transfer_weights:
-            copies.transfer_weights()
-    except (ValueError, TypeError) as error:
-        raise FixedSizeError(
-            f"This backbone cannot be rebuilt at {image_size[0]}x{image_size[1]}: "
-            f"{' '.join(str(error).split())[:240]} Use its own image size, or one near it."
-        ) from error
+        copies.transfer_weights()
+    check_activations(clone, source=model.name)
     if any(size == 0 for size in clone.outputs[0].shape[1:]):
         raise FixedSizeError(
             f"At {image_size[0]}x{image_size[1]} nothing is left of the image after this "
@@ -135,18 +136,35 @@ def rebuild(
     return clone
 
 
+@contextlib.contextmanager
+def _explained(image_size: tuple[int, int]) -> Iterator[None]:
+    """Turn what Keras says of layers that do not fit `image_size` into a FixedSizeError."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise FixedSizeError(
+            f"This backbone cannot be rebuilt at {image_size[0]}x{image_size[1]}: "
+            f"{' '.join(str(error).split())[:240]} Use its own image size, or one near it."
+        ) from error
+
+
 def check_equal(reference: keras.Model, candidate: keras.Model, *, what: str) -> None:
-    """Compare two models on noise.
+    """Compare two models on noise, of the image size of `candidate`.
 
     Raises:
-        BackboneError: if their outputs differ by more than rounding.
+        BackboneError: if their outputs differ by more than rounding, or tell nothing.
     """
-    height, width, channels = (d or 64 for d in candidate.inputs[0].shape[1:])
+    height, width, channels = candidate.inputs[0].shape[1:]
     noise = np.random.default_rng(0).uniform(-1, 1, (1, height, width, channels))
     noise = noise.astype("float32")
     expected, received = (_first_output(model, noise) for model in (reference, candidate))
-    difference = float(np.max(np.abs(expected - received), initial=0.0))
-    if not difference <= 1e-3 * max(float(np.max(np.abs(expected), initial=0.0)), 1e-3):
+    if not expected.size or not np.isfinite(expected).all():
+        raise BackboneError(
+            f"For images of {height}x{width} this backbone's output is empty or not finite. Use a "
+            "larger image size, or another copy of the model if its weights are damaged."
+        )
+    difference = float(np.max(np.abs(expected - received)))
+    if not difference <= 1e-3 * max(float(np.max(np.abs(expected))), 1e-3):
         raise BackboneError(
             f"{what} changed what this backbone computes (by {difference:.2g}). Save it as a flat "
             "functional model of stock layers and try again."
@@ -208,7 +226,7 @@ def _needs_inlining(model: keras.Model) -> bool:
     return any(is_functional(layer) or _is_augmentation(layer) for layer in model.layers)
 
 
-def _inline(model: keras.Model, copies: _Copies) -> keras.Model:
+def _inline(model: keras.Model, copies: _Copies, image_size: tuple[int, int]) -> keras.Model:
     def keep(operation: keras.Operation) -> keras.Operation:
         return operation if is_functional(operation) else copies(operation)
 
@@ -227,6 +245,7 @@ def _inline(model: keras.Model, copies: _Copies) -> keras.Model:
             tensor = call(keep(layer), tensor)
         return tensor
 
-    inputs = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype)
+    channels = model.inputs[0].shape[-1]
+    inputs = keras.Input((*image_size, channels), dtype=model.inputs[0].dtype)
     outputs = keras.tree.flatten(call(model, _wrapped(model, inputs)))
     return keras.Model(inputs, outputs[0], name=model.name)

@@ -149,14 +149,15 @@ def _adapt(
     notes, warnings = list(opened.notes), list(opened.warnings)
     if augmentation := augmentation_layers(opened.model):
         notes.append(f"in-model augmentation was left out: {', '.join(augmentation)}")
-    flat = flatten(opened.model)
+    declared = opened.model.inputs[0].shape[1:3]
+    fallback = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+    own_size = (declared[0] or fallback[0], declared[1] or fallback[1])
+    if None in declared:
+        notes.append(f"takes any image size; built at {own_size[0]}x{own_size[1]}")
+    flat = flatten(opened.model, image_size=own_size)
     cut = find_features(flat)
     notes.append(cut.note)
     features = keras.Model(flat.inputs[0], cut.tensor, name=_safe_name(opened.model.name))
-    own_size = _own_size(features)
-    if own_size is None:
-        own_size = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
-        notes.append(f"takes any image size; built at {own_size[0]}x{own_size[1]}")
     model = rebuild(features, image_size=own_size)
     check_equal(features, model, what="Cutting the top off")
     scaling, confidence = _scaling(model, opened, input_range, warnings)
@@ -236,11 +237,6 @@ def _check_image_input(opened: _Opened) -> None:
             f"{source} has {len(model.outputs)} outputs ({names}). Pass a model with one: "
             "keras.Model(model.inputs, the_output)."
         )
-
-
-def _own_size(model: keras.Model) -> tuple[int, int] | None:
-    height, width = model.inputs[0].shape[1:3]
-    return None if height is None or width is None else (height, width)
 
 
 def _as_size(image_size: ImageSize | None) -> tuple[int, int] | None:

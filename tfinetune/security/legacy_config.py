@@ -8,7 +8,7 @@ serves. Arguments that Keras 3 dropped are removed only while they hold the valu
 import copy
 from typing import Any
 
-from tfinetune.errors import BackboneError
+from tfinetune.errors import BackboneError, UnsafeModelError
 
 Config = dict[str, Any]
 
@@ -39,6 +39,7 @@ def translate(config: Config, *, major_version: int) -> Config:
 
     Raises:
         BackboneError: where the model uses something that Keras 3 computes differently.
+        UnsafeModelError: where it is nested too deeply to be walked through.
     """
     try:
         translated = copy.deepcopy(config)
@@ -48,6 +49,10 @@ def translate(config: Config, *, major_version: int) -> Config:
         return _translate_layer(translated)
     except BackboneError:
         raise
+    except RecursionError as error:
+        raise UnsafeModelError(
+            "The model's config is nested too deeply; it was refused."
+        ) from error
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise BackboneError(
             f"The model's config is damaged or of an unknown dialect ({type(error).__name__}: "

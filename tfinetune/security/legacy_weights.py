@@ -17,11 +17,8 @@ from tfinetune.errors import BackboneError
 _RENAMED = {"depthwise_kernel": "kernel"}
 
 
-def load_legacy_weights(model: keras.Model, file: h5py.File) -> int:
+def load_legacy_weights(model: keras.Model, file: h5py.File) -> None:
     """Assign the weights stored in `file` to `model`, layer by layer in order.
-
-    Returns:
-        How many arrays were assigned: all of the model's.
 
     Raises:
         BackboneError: where counts, names or shapes do not agree.
@@ -33,20 +30,15 @@ def load_legacy_weights(model: keras.Model, file: h5py.File) -> int:
             f"The file stores weights for {len(stored)} layers; its architecture has "
             f"{len(layers)} with weights. The file is incomplete: save the model again."
         )
-    assigned = 0
     for layer, (name, arrays) in zip(layers, stored, strict=True):
-        assigned += assign(layer, arrays, stored_as=name)
+        assign(layer, arrays, stored_as=name)
     finalize(model)
-    return assigned
 
 
-def load_matching_weights(model: keras.Model, file: h5py.File) -> int:
+def load_matching_weights(model: keras.Model, file: h5py.File) -> None:
     """Assign to `model` its part of the weights stored in `file`, which may have a top as well.
 
     Layers are matched by name where all names agree, otherwise in order.
-
-    Returns:
-        How many arrays were assigned: all of the model's.
 
     Raises:
         BackboneError: unless every weight of the model finds its value and all that is left over
@@ -69,11 +61,9 @@ def load_matching_weights(model: keras.Model, file: h5py.File) -> int:
             "belongs to another architecture."
         )
     order = names if set(names) == set(head) else list(head)
-    assigned = sum(
-        assign(layer, head[name], stored_as=name) for layer, name in zip(layers, order, strict=True)
-    )
+    for layer, name in zip(layers, order, strict=True):
+        assign(layer, head[name], stored_as=name)
     finalize(model)
-    return assigned
 
 
 def _weights_group(file: h5py.File) -> h5py.Group:
@@ -96,7 +86,7 @@ def stored_layers(group: h5py.Group) -> Iterator[tuple[str, list[tuple[str, np.n
             yield name, arrays
 
 
-def assign(layer: keras.Layer, arrays: list[tuple[str, np.ndarray]], *, stored_as: str) -> int:
+def assign(layer: keras.Layer, arrays: list[tuple[str, np.ndarray]], *, stored_as: str) -> None:
     """Assign `arrays` to the weights of `layer` (a plain layer or a whole nested model).
 
     Raises:
@@ -108,7 +98,7 @@ def assign(layer: keras.Layer, arrays: list[tuple[str, np.ndarray]], *, stored_a
         if [(_leaf(v.name), tuple(v.shape)) for v in variables] == wanted:
             for variable, (_, array) in zip(variables, arrays, strict=True):
                 variable.assign(array)
-            return len(arrays)
+            return
     expected = [(v.name, tuple(v.shape)) for v in layer.weights]
     raise BackboneError(
         f"The weights stored for layer {stored_as!r} do not fit it: the file holds "
@@ -131,14 +121,22 @@ def _orders(layer: keras.Layer) -> Iterator[list[keras.Variable]]:
 
 
 def _names(node: h5py.Group, attribute: str) -> list[str]:
-    """Return a list-of-names attribute, which is split into numbered parts when it is long."""
+    """Return a list-of-names attribute, which is split into numbered parts when it is long.
+
+    Raises:
+        BackboneError: if a name occurs twice, which decides nothing.
+    """
     if attribute in node.attrs:
         parts = [node.attrs[attribute]]
     else:
         parts = []
         while f"{attribute}{len(parts)}" in node.attrs:
             parts.append(node.attrs[f"{attribute}{len(parts)}"])
-    return [n.decode("utf-8") if isinstance(n, bytes) else str(n) for part in parts for n in part]
+    names = [n.decode("utf-8") if isinstance(n, bytes) else str(n) for part in parts for n in part]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BackboneError(f"The weights file is damaged: it lists {twice!r} twice.")
+    return names
 
 
 def _leaf(name: str) -> str:

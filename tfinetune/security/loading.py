@@ -57,6 +57,8 @@ _NAMESPACES = (
     keras.constraints,
     keras.dtype_policies,
 )
+# Operations that a functional model of Keras 2 applied to its tensors outside of any layer.
+_TENSORFLOW_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 # One float32 map of a gigabyte for a single image: no backbone comes near.
 MAX_ACTIVATION_ELEMENTS = 2**28
 
@@ -108,35 +110,51 @@ def load_keras(
             f"{file.path} could not be opened as a Keras model (written by Keras "
             f"{file.keras_version}): {_first_sentence(error)}"
         ) from error
-    _check_activations(model, file.path)
+    check_activations(model, source=file.path)
     return model
 
 
-def load_weights(model: keras.Model, path: str | Path) -> int:
+def load_weights(model: keras.Model, path: str | Path) -> None:
     """Load an `.h5` weights file (of Keras 2 or 3, with or without a top) into `model`.
-
-    Returns:
-        How many weights were assigned: all of the model's.
 
     Raises:
         BackboneError: unless every weight of the model finds its value, and everything else in
             the file belongs to a top.
     """
     check_weights_file(path)
-    with h5py.File(path, "r") as file:
-        if "layer_names" in file.attrs or "model_weights" in file:
-            return load_matching_weights(model, file)
     try:
+        with h5py.File(path, "r") as file:
+            if {"layer_names", "layer_names0"} & set(file.attrs) or "model_weights" in file:
+                load_matching_weights(model, file)
+                return
         with _strict_loading(), tempfile.TemporaryDirectory() as folder:
             # Keras chooses the format by the file's name.
             named = Path(folder) / "model.weights.h5"
             named.symlink_to(Path(path).resolve())
             model.load_weights(named)
+    except (BackboneError, MemoryError):
+        raise
     except Exception as error:
         raise BackboneError(
             f"{path} does not fit {model.name}: {_first_sentence(error)}"
         ) from error
-    return len(model.weights)
+
+
+def check_activations(model: keras.Model, *, source: str | Path) -> None:
+    """Bound the tensors inside `model`. Sizes that it leaves open count as 1.
+
+    Raises:
+        UnsafeModelError: naming the layer (of the model from `source`) that makes too large a one.
+    """
+    for layer in model._flatten_layers():
+        for operation in (layer, *getattr(layer, "operations", ())):
+            for tensor in (tensor for node in operation._inbound_nodes for tensor in node.outputs):
+                size = math.prod(d for d in tensor.shape[1:] if d)
+                if size > MAX_ACTIVATION_ELEMENTS:
+                    raise UnsafeModelError(
+                        f"{source}: the layer {operation.name!r} makes {size:,} numbers per image "
+                        f"(at most {MAX_ACTIVATION_ELEMENTS:,} are allowed); it was refused."
+                    )
 
 
 @contextlib.contextmanager
@@ -170,6 +188,12 @@ def audit(config: dict[str, Any], path: str | Path, custom_objects: Mapping[str,
         raise UnsafeModelError(
             f"{path} uses {', '.join(unsafe)}, which can run code or read files when the model is "
             "opened; it was refused. Rebuild the model with stock Keras layers."
+        )
+    if operations := ", ".join(name for name in unknown if name in _TENSORFLOW_OPERATIONS):
+        raise UnsafeModelError(
+            f"{path} uses {operations}: TensorFlow operations between its layers, which Keras 3 "
+            "cannot open. Where it was made, replace them with layers (Rescaling for the scaling "
+            "of pixels) and save it again, or save the model nested below them and pass that."
         )
     if unknown:
         example = ", ".join(f"{name!r}: {name}" for name in unknown)
@@ -273,18 +297,6 @@ def _load_hdf5(
     with h5py.File(file.path, "r") as stored:
         load_legacy_weights(model, stored)
     return model
-
-
-def _check_activations(model: keras.Model, path: Path) -> None:
-    for layer in model._flatten_layers():
-        for node in layer._inbound_nodes:
-            for tensor in node.outputs:
-                size = math.prod(d for d in tensor.shape[1:] if d)
-                if size > MAX_ACTIVATION_ELEMENTS:
-                    raise UnsafeModelError(
-                        f"{path}: the layer {layer.name!r} makes {size:,} numbers per image (at "
-                        f"most {MAX_ACTIVATION_ELEMENTS:,} are allowed); it was refused."
-                    )
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,23 +1,28 @@
 """Look into a model file without building anything, and refuse what is not one or would hurt.
 
-Works on bytes, JSON and HDF5 metadata only (no TensorFlow), so that a hostile file costs
-milliseconds. What passes is a zip or HDF5 container whose members and data sets fit the file's
-real size and lead nowhere outside it.
+Works on bytes, JSON and HDF5 metadata only (no TensorFlow). What passes is a zip or HDF5 container
+whose members and data sets fit the file's real size and lead nowhere outside it.
+
+All of this runs in the calling process, without a limit on time or memory: a flaw in the zip or
+HDF5 library itself is not contained. Where strangers upload models, open them in a process or
+container that has such limits.
 """
 
+import errno
 import json
 import os
+import shutil
 import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import h5py
 
-from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.errors import BackboneError, StorageError, UnsafeModelError
 
 MAX_CONFIG_BYTES = 64 * 2**20
 MAX_OBJECTS = 200_000
@@ -64,6 +69,7 @@ def read_model_file(path: str | Path) -> ModelFile:
     Raises:
         UnsafeModelError: for a bomb, a path or link out of the file, or an encrypted member.
         BackboneError: for anything else that is not a readable Keras model file.
+        StorageError: if the temporary folder has no room for the weights in a zip.
     """
     path = Path(path)
     _refuse_what_is_no_file(path)
@@ -75,6 +81,11 @@ def read_model_file(path: str | Path) -> ModelFile:
     except BackboneError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise StorageError(
+                f"The weights in {path} could not be unpacked: no space is left in "
+                f"{tempfile.gettempdir()}. Free some, or set TMPDIR to another folder."
+            ) from error
         # h5py and zipfile report damage through a dozen unrelated exceptions.
         raise BackboneError(
             f"{path} is damaged: {_one_line(error)}. Download or save it again."
@@ -82,8 +93,8 @@ def read_model_file(path: str | Path) -> ModelFile:
     raise BackboneError(f"{path} is not a model: {_describe_bytes(path)}. {_NATIVE_HINT}")
 
 
-def check_weights_file(path: str | Path) -> int:
-    """Check a weights-only HDF5 file and return how many numbers it holds.
+def check_weights_file(path: str | Path) -> None:
+    """Check a weights-only HDF5 file.
 
     Raises:
         UnsafeModelError: as `read_model_file`.
@@ -95,7 +106,7 @@ def check_weights_file(path: str | Path) -> int:
         raise BackboneError(f"{path} holds no HDF5 weights: {_describe_bytes(path)}.")
     try:
         with h5py.File(path, "r") as file:
-            return _count_elements(file, path, path.stat().st_size)
+            _count_elements(file, path, path.stat().st_size)
     except BackboneError:
         raise
     except Exception as error:
@@ -299,8 +310,12 @@ def _read_zip(path: Path) -> ModelFile:
         if "metadata.json" in names:
             metadata = _parse_config(archive.read("metadata.json"), path)
             version = str(metadata.get("keras_version", version))
-        with _seekable(archive, _WEIGHTS_MEMBER) as stream, h5py.File(stream, "r") as weights:
-            elements = _count_elements(weights, path, file_size)
+        # HDF5 seeks a lot, and seeking backwards in a member reads it again from its start.
+        with tempfile.TemporaryFile() as unpacked:
+            with archive.open(_WEIGHTS_MEMBER) as member:
+                shutil.copyfileobj(member, unpacked)
+            with h5py.File(unpacked, "r") as weights:
+                elements = _count_elements(weights, path, file_size)
     return ModelFile(path, "zip", config, version, elements)
 
 
@@ -337,21 +352,6 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path, file_size: int) -
                 f"{path} holds {name} of {member.file_size:,} bytes (at most "
                 f"{MAX_CONFIG_BYTES:,} are allowed)."
             )
-
-
-def _seekable(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Open a member for random access.
-
-    HDF5 seeks a lot: backwards in a deflated member means inflating it again from its start.
-    """
-    if archive.getinfo(name).compress_type == zipfile.ZIP_STORED:
-        return archive.open(name)
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115  (handed to the caller, who closes it)
-    with archive.open(name) as member:
-        while block := member.read(2**20):
-            unpacked.write(block)
-    unpacked.seek(0)
-    return unpacked
 
 
 # --- both ---------------------------------------------------------------------------------------
