@@ -1,6 +1,7 @@
 """Copies of a photo are grouped; photos that merely resemble each other are not."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -75,6 +76,20 @@ def test_handwritten_digits_are_not_chained_together():
     groups = _members(enlarged)
     assert max(map(len, groups)) <= 3
     assert sum(map(len, groups)) <= 0.01 * len(digits)
+
+
+def test_thousands_of_views_of_one_scene_are_one_group_in_little_memory(photos):
+    random = np.random.default_rng(0)
+    scene = np.repeat(_thumbnails(photos[:1]), 3000, axis=0).astype(np.int16)
+    views = np.clip(scene + random.integers(-2, 3, scene.shape), 0, 255).astype(np.uint8)
+    other = _thumbnails(photos[1:])
+    tracemalloc.start()
+    (group,) = _members(np.concatenate([other, views]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert group == tuple(range(1, 3001))
+    # The thumbnails' spectra take 50 MB; a list of all pairs would take three times that.
+    assert peak < 100e6
 
 
 def test_nothing_is_found_in_nothing():

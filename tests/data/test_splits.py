@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfinetune.data import from_image_folder
 from tfinetune.errors import DataError
@@ -126,5 +127,7 @@ def test_arguments_out_of_range_are_refused(split, arguments, message):
 def test_a_file_that_vanished_is_an_error(photos):
     splits = from_image_folder(photos, image_size=8, memory_limit=0)
     splits.train.paths[0].unlink()
+    with pytest.raises(tf.errors.NotFoundError, match="No such file"):
+        list(splits.train.dataset(8))
     with pytest.raises(DataError, match="1 photos of the train split can no longer be read"):
         splits.train.images()

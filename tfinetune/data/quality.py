@@ -20,7 +20,8 @@ MAX_HASH_DISTANCE = 6
 _MAX_COLOUR_DIFFERENCE = 24.0
 _MIN_CORRELATION = 0.98
 _FLAT_DEVIATION = 2.0
-_CHUNK = 1024
+_CHUNK = 256
+_PAIRS = 1024
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,7 @@ def find_duplicates(thumbnails: np.ndarray, checksums: Sequence[str]) -> list[Du
     if count == 0:
         return []
     _, digest = np.unique(np.array(checksums, dtype=object), return_inverse=True)
-    first, second = _near_pairs(thumbnails)
-    # Every exact copy is tied to the first photo with its digest.
-    leader = np.full(count, count)
-    np.minimum.at(leader, digest, np.arange(count))
-    first = np.concatenate([first, np.arange(count)])
-    second = np.concatenate([second, leader[digest]])
-    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
-    _, component = connected_components(graph, directed=False)
+    component = _join_near(thumbnails, digest)
     order = np.argsort(component, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
     groups = [
@@ -92,39 +86,56 @@ def _grey(thumbnails: np.ndarray) -> np.ndarray:
     return thumbnails.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two ends of every pair of near duplicates."""
+def _join_near(thumbnails: np.ndarray, component: np.ndarray) -> np.ndarray:
+    """Merge the components that near duplicates connect: int [n], numbered from 0, as given."""
     hashes = perceptual_hash(thumbnails)
-    firsts, seconds = [], []
+    appearance = _Appearance.of(thumbnails)
     for start in range(0, len(hashes), _CHUNK):
-        # Only what comes after: each pair is looked at once.
-        distance = np.bitwise_count(hashes[start : start + _CHUNK, None] ^ hashes[None, start:])
-        first, second = np.nonzero(distance <= MAX_HASH_DISTANCE)
-        later = second > first
-        firsts.append(first[later] + start)
-        seconds.append(second[later] + start)
-    first = np.concatenate(firsts) if firsts else np.empty(0, np.int64)
-    second = np.concatenate(seconds) if seconds else np.empty(0, np.int64)
-    agree = _thumbnails_agree(thumbnails, first, second)
-    return first[agree], second[agree]
+        rows = slice(start, start + _CHUNK)
+        near = np.bitwise_count(hashes[rows, None] ^ hashes[None, start:]) <= MAX_HASH_DISTANCE
+        # What is joined already need not be compared: thousands of views of one scene stay cheap.
+        near &= component[rows, None] != component[None, start:]
+        first, second = (indices + start for indices in np.nonzero(near))
+        agree = appearance.agree(first, second)
+        ends = component[first[agree]], component[second[agree]]
+        count = component.max() + 1
+        graph = coo_array((np.ones(len(ends[0]), bool), ends), shape=(count, count))
+        component = connected_components(graph, directed=False)[1][component]
+    return component
 
 
-def _thumbnails_agree(thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return bool [pairs]: the same mean colour and the same structure."""
-    colour = thumbnails.mean(axis=(1, 2))
-    # 16x16: enlarging a tiny image blurs or blocks finer detail differently at each size.
-    structure = _grey(thumbnails).reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4))
-    structure = structure.reshape(len(thumbnails), -1)
-    structure -= structure.mean(axis=1, keepdims=True)
-    deviation = structure.std(axis=1)
-    agree = np.zeros(len(first), bool)
-    for start in range(0, len(first), _CHUNK):
-        a, b = first[start : start + _CHUNK], second[start : start + _CHUNK]
-        colour_difference = np.abs(colour[a] - colour[b]).max(axis=1)
-        covariance = np.mean(structure[a] * structure[b], axis=1)
-        alike = covariance >= _MIN_CORRELATION * deviation[a] * deviation[b]
-        flat = np.maximum(deviation[a], deviation[b]) < _FLAT_DEVIATION
-        agree[start : start + _CHUNK] = np.where(
-            flat, colour_difference < 1, alike & (colour_difference <= _MAX_COLOUR_DIFFERENCE)
-        )
-    return agree
+@dataclass(frozen=True, eq=False)
+class _Appearance:
+    """What a hash leaves out.
+
+    Attributes:
+        colour: float [n, 3], means.
+        structure: float32 [n, 256], grey levels around their mean, 16x16.
+        deviation: float32 [n], of the structure.
+    """
+
+    colour: np.ndarray
+    structure: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, thumbnails: np.ndarray) -> "_Appearance":
+        # 16x16: enlarging a tiny image blurs or blocks finer detail differently at each size.
+        structure = _grey(thumbnails).reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4))
+        structure = structure.reshape(len(thumbnails), -1)
+        structure -= structure.mean(axis=1, keepdims=True)
+        return cls(thumbnails.mean(axis=(1, 2)), structure, structure.std(axis=1))
+
+    def agree(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return bool [pairs]: the same mean colour and the same structure."""
+        agree = np.zeros(len(first), bool)
+        for start in range(0, len(first), _PAIRS):
+            a, b = first[start : start + _PAIRS], second[start : start + _PAIRS]
+            colour_difference = np.abs(self.colour[a] - self.colour[b]).max(axis=1)
+            covariance = np.mean(self.structure[a] * self.structure[b], axis=1)
+            alike = covariance >= _MIN_CORRELATION * self.deviation[a] * self.deviation[b]
+            flat = np.maximum(self.deviation[a], self.deviation[b]) < _FLAT_DEVIATION
+            agree[start : start + _PAIRS] = np.where(
+                flat, colour_difference < 1, alike & (colour_difference <= _MAX_COLOUR_DIFFERENCE)
+            )
+        return agree

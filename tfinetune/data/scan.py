@@ -16,11 +16,21 @@ import numpy as np
 import tensorflow as tf
 
 from tfinetune.data.decode import Aspect, decode_full, decode_image, fit_image, inspect_header
-from tfinetune.data.headers import DAMAGED, EMPTY, NOT_AN_IMAGE, OK, REASONS
+from tfinetune.data.headers import (
+    DAMAGED,
+    EMPTY,
+    FOREIGN,
+    JPEG_SIGNATURE,
+    NOT_AN_IMAGE,
+    OK,
+    REASONS,
+)
 from tfinetune.storage import sha256_file
 
 THUMBNAIL_SIDE = 32
 MAX_FILE_BYTES = 256 * 2**20
+_SIGNATURE_BYTES = 64
+_USUAL_SIGNATURES = (JPEG_SIGNATURE, b"\x89PNG\r\n\x1a\n")
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
@@ -67,13 +77,9 @@ def decode_files(
         such index.
     """
     images = np.zeros((len(paths), *image_size, 3), np.uint8)
-    failures, readable = {}, []
-    for index, path in enumerate(paths):
-        reason = _unreadable(Path(path))
-        if reason:
-            failures[index] = reason
-        else:
-            readable.append(index)
+    reasons = (_unreadable(Path(path)) for path in paths)
+    failures = {index: reason for index, reason in enumerate(reasons) if reason}
+    readable = [index for index in range(len(paths)) if index not in failures]
     decoder = file_decoder(image_size, aspect)
     decoded = set()
     for index, image in _stream([paths[i] for i in readable], decoder):
@@ -83,7 +89,7 @@ def decode_files(
             progress(len(failures) + len(decoded), len(paths))
     for index in readable:
         if index not in decoded:
-            failures[index] = REASONS[_failure_code(Path(paths[index]))]
+            failures[index] = _undecodable(Path(paths[index]))
     if progress:
         progress(len(paths), len(paths))
     return images, dict(sorted(failures.items()))
@@ -106,33 +112,45 @@ def scan_files(
         keep_pixels: whether to keep the decoded pixels in memory.
         progress: called with (files done, files in all).
     """
-    with ThreadPoolExecutor() as pool:
-        checksums = pool.map(lambda p: None if _unreadable(p) else sha256_file(p), paths)
-        readable = [i for i, path in enumerate(paths) if not _unreadable(path)]
+    pool = ThreadPoolExecutor()
+    try:
+        reasons = pool.map(_unreadable, paths)
+        failures = {index: reason for index, reason in enumerate(reasons) if reason}
+        readable = [index for index in range(len(paths)) if index not in failures]
+        checksums = [pool.submit(sha256_file, paths[index]) for index in readable]
         decoder = _scanner(image_size, aspect, keep_pixels)
         shape = (len(readable), *image_size, 3)
         # The system hands out these pages as they are written to: bad files cost nothing.
         pixels = np.empty(shape, np.uint8) if keep_pixels else None
         thumbnails = np.empty((len(readable), THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
-        usable = []
-        for index, image, thumbnail in _stream([paths[i] for i in readable], decoder):
+        usable, digests = [], []
+        for place, image, thumbnail in _stream([paths[i] for i in readable], decoder):
+            try:
+                digests.append(checksums[place].result())
+            except OSError as error:
+                failures[readable[place]] = _read_failure(error)
+                continue
             row = len(usable)
             thumbnails[row] = thumbnail
             if keep_pixels:
                 pixels[row] = image
-            usable.append(readable[index])
+            usable.append(readable[place])
             if progress:
                 progress(row + 1 + len(paths) - len(readable), len(paths))
-        digests = list(checksums)
-    failures, foreign = _explain(paths, set(range(len(paths))).difference(usable))
+    finally:
+        # After Ctrl-C nobody waits for the digests of all the other files.
+        pool.shutdown(cancel_futures=True)
+    for index in set(readable).difference(usable, failures):
+        failures[index] = _undecodable(paths[index])
+    foreign = tuple(i for i in sorted(failures) if is_foreign(paths[i], failures[i]))
     if progress:
         progress(len(paths), len(paths))
     return Scan(
         usable=np.array(usable, np.int64),
-        sha256=tuple(digests[i] for i in usable),
+        sha256=tuple(digests),
         thumbnails=thumbnails[: len(usable)],
         pixels=pixels[: len(usable)] if keep_pixels else None,
-        failures=failures,
+        failures={i: failures[i] for i in sorted(set(failures).difference(foreign))},
         foreign=foreign,
     )
 
@@ -176,7 +194,7 @@ def _stream(paths: Sequence[str | Path], read: Callable) -> Iterator[tuple]:
 
     # CPU: on a machine with a GPU an eager constant would land there.
     with tf.device("CPU:0"):
-        names = tf.constant([os.fspath(path) for path in paths])
+        names = tf.constant([os.fsencode(path) for path in paths])
         files = tf.data.Dataset.from_tensor_slices((tf.range(len(paths)), names))
         files = files.map(numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         files = files.ignore_errors(log_warning=False).prefetch(tf.data.AUTOTUNE)
@@ -185,23 +203,37 @@ def _stream(paths: Sequence[str | Path], read: Callable) -> Iterator[tuple]:
 
 
 def _unreadable(path: Path) -> str | None:
-    """Say why a file must not even be opened by the decoder; None where it may."""
+    """Say why a file need not be read beyond its first bytes; None where it must."""
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
             return "it is not a regular file"
-        if info.st_size > MAX_FILE_BYTES:
-            return f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB"
-        with open(path, "rb"):
-            return None
+        with open(path, "rb") as file:
+            beginning = file.read(_SIGNATURE_BYTES)
     except OSError as error:
-        return f"the file cannot be read ({error.strerror or error})"
+        return _read_failure(error)
+    # Most photos need no graph to be recognized, which would take a millisecond each.
+    if not beginning.startswith(_USUAL_SIGNATURES):
+        code = int(_header_inspector()(beginning))
+        if code in (EMPTY, NOT_AN_IMAGE, FOREIGN):
+            return REASONS[code]
+    if info.st_size > MAX_FILE_BYTES:
+        return f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB"
+    return None
 
 
-def _failure_code(path: Path) -> int:
-    code = int(_header_inspector()(path.read_bytes()))
-    # The header is sound, so the decoder stumbled over the body.
-    return DAMAGED if code == OK else code
+def _undecodable(path: Path) -> str:
+    """Say why the decoder could not make an image of a file."""
+    try:
+        code = int(_header_inspector()(path.read_bytes()))
+    except OSError as error:
+        return _read_failure(error)
+    # Where the header is sound, the decoder stumbled over the body.
+    return REASONS[DAMAGED if code == OK else code]
+
+
+def _read_failure(error: OSError) -> str:
+    return f"the file cannot be read ({error.strerror or error})"
 
 
 @functools.cache
@@ -212,19 +244,6 @@ def _header_inspector() -> Callable[[bytes], tf.Tensor]:
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 _IMAGE_SUFFIXES += (".tif", ".tiff", ".heic", ".heif", ".avif")
-
-
-def _explain(paths: Sequence[Path], failed: set[int]) -> tuple[dict[int, str], tuple[int, ...]]:
-    """Tell bad images, each with its reason, from files that are no images at all."""
-    failures, foreign = {}, []
-    for index in sorted(failed):
-        path = paths[index]
-        reason = _unreadable(path) or REASONS[_failure_code(path)]
-        if is_foreign(path, reason):
-            foreign.append(index)
-        else:
-            failures[index] = reason
-    return failures, tuple(foreign)
 
 
 def is_foreign(path: Path, reason: str) -> bool:

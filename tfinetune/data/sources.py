@@ -1,6 +1,6 @@
 """Open a data set: from where it lies to `Splits`."""
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfinetune.data.decode import ASPECTS, Aspect
-from tfinetune.data.folders import Candidate, find_candidates
+from tfinetune.data.folders import Candidate, find_candidates, find_classes
 from tfinetune.data.partition import partition
 from tfinetune.data.quality import Duplicates, find_duplicates
 from tfinetune.data.scan import Progress, Scan, scan_files
@@ -50,41 +50,53 @@ def from_image_folder(
         image_size: side, or height and width, of the decoded photos in pixels.
         aspect: "stretch", "crop" or "pad", for photos of other proportions.
         validation, test: shares of each class to hold out, 0 or more, together less than 1.
-        seed: of the division.
-        memory_limit: bytes that all decoded photos may occupy to be kept in memory; beyond that
-            they are decoded again in every epoch.
+        seed: of the division, 0 or more.
+        memory_limit: bytes that decoded photos may occupy. To be kept in memory they need twice
+            their size (height x width x 3 bytes each) while the folder is read, once afterwards;
+            where that is more, they are decoded again in every epoch.
         progress: called with (files done, files in all).
 
     Raises:
-        DataError: if the folder is missing or empty, has one class only, a class without any
-            usable photo, or a class that the training folder lacks; or an argument is out of range.
+        DataError: if the folder is missing, empty or unreadable, has one class only, a class
+            without any usable photo, no training folder beside a validation or test folder, or a
+            class that the training folder lacks; or an argument is out of range.
 
     Example:
         >>> splits = from_image_folder("photos/", image_size=160)
         >>> splits.spec.class_names
         ('cat', 'dog')
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    _check_arguments((height, width), aspect, validation, test)
+    sides = np.ravel(image_size).tolist()
+    image_size = tuple(sides * 2 if len(sides) == 1 else sides)
+    _check_arguments(image_size, aspect, validation, test, seed)
     directory = Path(directory)
+    class_names = find_classes(directory)
     candidates, strays = find_candidates(directory)
     if not candidates:
         raise DataError(
             f"No photo was found in {directory}. Expected one sub-folder per class with images "
             f"in it; found {len(strays)} other files."
         )
+    if all(candidate.split in ("validation", "test") for candidate in candidates):
+        raise DataError(
+            f"{directory} is divided into training, validation and test folders but has no photo "
+            "to train on. Add a train folder with one sub-folder per class, or pass a folder that "
+            "holds the classes themselves."
+        )
     scan = scan_files(
         [candidate.path for candidate in candidates],
-        image_size=(height, width),
+        image_size=image_size,
         aspect=aspect,
-        keep_pixels=len(candidates) * height * width * 3 <= memory_limit,
+        # Twice: as they are read, and as the tensor that they become.
+        keep_pixels=2 * len(candidates) * math.prod(image_size) * 3 <= memory_limit,
         progress=progress,
     )
-    class_names = _check_classes(directory, candidates, scan)
+    _check_classes(directory, class_names, candidates, scan)
     photos = [candidates[i] for i in scan.usable]
     labels = np.array([class_names.index(photo.class_name) for photo in photos], np.int32)
     duplicates = find_duplicates(scan.thumbnails, scan.sha256)
-    assignment = _assign(photos, labels, duplicates, validation=validation, test=test, seed=seed)
+    fractions = _to_carve(photos, validation=validation, test=test)
+    assignment = _assign(photos, labels, duplicates, fractions=fractions, seed=seed)
     pixels = None
     if scan.pixels is not None:
         with tf.device("CPU:0"):
@@ -99,13 +111,13 @@ def from_image_folder(
             paths=tuple(photos[row].path for row in rows),
             labels=labels[rows],
             num_classes=len(class_names),
-            image_size=(height, width),
+            image_size=image_size,
             aspect=aspect,
             fingerprint=split_fingerprint(
                 ids,
                 [scan.sha256[row] for row in rows],
                 labels[rows],
-                image_size=(height, width),
+                image_size=image_size,
                 aspect=aspect,
             ),
             _pixels=pixels,
@@ -113,7 +125,7 @@ def from_image_folder(
         )
     ids = [photo.id for photo in photos]
     spec = DataSpec(
-        image_size=(height, width),
+        image_size=image_size,
         aspect=aspect,
         class_names=class_names,
         counts={n: count_labels(s.labels, len(class_names)) for n, s in splits.items() if len(s)},
@@ -134,15 +146,18 @@ def from_image_folder(
         ignored=len(strays),
         ignored_examples=tuple(strays[:_EXAMPLES_SHOWN]),
         duplicates=tuple(_describe(group, ids, labels, assignment) for group in duplicates),
-        notes=_notes(spec),
+        notes=_notes(spec, carved=[name for name, share in fractions.items() if share > 0]),
     )
 
 
 def _check_arguments(
-    image_size: tuple[int, int], aspect: str, validation: float, test: float
+    image_size: tuple, aspect: str, validation: float, test: float, seed: int
 ) -> None:
-    if min(image_size) < 1:
-        raise DataError(f"image_size={image_size} is not a size: give a side of 1 pixel or more.")
+    if len(image_size) != 2 or not all(isinstance(s, int) and s >= 1 for s in image_size):
+        raise DataError(
+            f"image_size={image_size} is not a size: give a side of 1 pixel or more, or height and "
+            "width."
+        )
     if aspect not in ASPECTS:
         raise DataError(f"Unknown aspect {aspect!r}. Known: {', '.join(ASPECTS)}.")
     if not (validation >= 0 and test >= 0 and validation + test < 1):
@@ -150,44 +165,52 @@ def _check_arguments(
             f"Cannot hold out validation={validation} and test={test}: each must be 0 or more, and "
             "together they must leave photos to train on (less than 1)."
         )
+    if seed < 0:
+        raise DataError(f"seed={seed} is not a seed: give a whole number of 0 or more.")
 
 
-def _check_classes(directory: Path, candidates: Sequence[Candidate], scan: Scan) -> tuple[str, ...]:
-    """Return the sorted class names, or raise what is wrong with them."""
-    candidates_of = defaultdict(list)
-    foreign = set(scan.foreign)
-    for index, candidate in enumerate(candidates):
-        if index not in foreign:
-            candidates_of[candidate.class_name].append(index)
-    usable = set(scan.usable.tolist())
-    class_names = tuple(sorted(candidates_of))
+def _check_classes(
+    directory: Path, class_names: Sequence[str], candidates: Sequence[Candidate], scan: Scan
+) -> None:
+    """Raise what is wrong with the classes."""
+    usable = [candidates[index] for index in scan.usable]
     if not usable:
         reason = next(iter(scan.failures.values()), "no file is an image")
         raise DataError(
             f"No photo in {directory} can be used: {len(scan.failures)} images were set aside "
-            f"(first: {reason}) and {len(foreign)} files are no images."
+            f"(first: {reason}) and {len(scan.foreign)} files are no images."
         )
     if len(class_names) < 2:
         raise DataError(
             f"{directory} has one class only, {class_names[0]!r}; a classifier needs two or more. "
             "Expected one sub-folder per class."
         )
-    empty = [name for name in class_names if not usable.intersection(candidates_of[name])]
+    empty = sorted(set(class_names).difference(photo.class_name for photo in usable))
     if empty:
-        index = candidates_of[empty[0]][0]
+        failed = [i for i in scan.failures if candidates[i].class_name == empty[0]]
+        reason = f"{empty[0]} holds no image file"
+        if failed:
+            reason = f"{candidates[failed[0]].id}: {scan.failures[failed[0]]}"
         raise DataError(
             f"{len(empty)} of {len(class_names)} classes in {directory} have no usable photo: "
-            f"{', '.join(empty)}. First reason: {candidates[index].id}: {scan.failures[index]}. "
-            "Add photos or remove these folders."
+            f"{', '.join(empty)}. First reason: {reason}. Add photos or remove these folders."
         )
-    trained = {candidates[i].class_name for i in usable if candidates[i].split in (None, "train")}
+    trained = {photo.class_name for photo in usable if photo.split in (None, "train")}
     missing = [name for name in class_names if name not in trained]
     if missing:
         raise DataError(
             f"{len(missing)} classes in {directory} have no usable photo in the train folder: "
             f"{', '.join(missing)}. Add photos there or remove these classes elsewhere."
         )
-    return class_names
+
+
+def _to_carve(photos: Sequence[Candidate], *, validation: float, test: float) -> dict[str, float]:
+    """Return the share of the training photos to hold out for each split that is not given."""
+    given = {photo.split for photo in photos}
+    if given == {None}:
+        return {"validation": validation, "test": test}
+    # Given folders are used as they are: a missing test folder stays missing.
+    return {} if "validation" in given else {"validation": validation}
 
 
 def _assign(
@@ -195,17 +218,11 @@ def _assign(
     labels: np.ndarray,
     duplicates: Sequence[Duplicates],
     *,
-    validation: float,
-    test: float,
+    fractions: dict[str, float],
     seed: int,
 ) -> np.ndarray:
     """Return the name of each photo's split: as given, or carved."""
-    given = {photo.split for photo in photos}
     assignment = np.array([photo.split or "train" for photo in photos], dtype=object)
-    # Given folders are used as they are: a missing test folder stays missing.
-    fractions = {"validation": validation, "test": test} if given == {None} else {}
-    if given != {None} and "validation" not in given:
-        fractions = {"validation": validation}
     carved = np.flatnonzero(assignment == "train")
     place = {index: at for at, index in enumerate(carved.tolist())}
     groups = [[place[i] for i in group.members if i in place] for group in duplicates]
@@ -232,15 +249,31 @@ def _describe(
     )
 
 
-def _notes(spec: DataSpec) -> tuple[str, ...]:
+def _notes(spec: DataSpec, *, carved: Sequence[str]) -> tuple[str, ...]:
+    """Say which classes cannot be measured, and why."""
     notes = []
-    held_out = [name for name in SPLIT_NAMES[1:] if name in spec.counts]
+    given = [name for name in SPLIT_NAMES[1:] if name in spec.counts and name not in carved]
+    none = dict.fromkeys(range(spec.num_classes), 0)
     for label, class_name in enumerate(spec.class_names):
-        absent = [name for name in held_out if spec.counts[name][label] == 0]
-        if absent:
-            count = sum(counts[label] for counts in spec.counts.values())
+        counts = {name: spec.counts.get(name, none)[label] for name in ("train", *carved)}
+        count = sum(counts.values())
+        absent = [name for name in carved if counts[name] == 0]
+        # Free photos in such numbers would have been held out.
+        if absent and count > len(carved):
+            notes.append(
+                f"Class {class_name!r} cannot be held out: too many of its {count} photos are "
+                "copies or near-duplicates of each other, which stay together: "
+                f"none in {' and '.join(absent)}."
+            )
+        elif absent:
             notes.append(
                 f"Class {class_name!r} has too few distinct photos to hold out ({count} in all): "
                 f"none in {' and '.join(absent)}."
             )
+        notes += [
+            f"The given {name} folder has no photo of class {class_name!r}: nothing is measured "
+            "for it there."
+            for name in given
+            if spec.counts[name][label] == 0
+        ]
     return tuple(notes)

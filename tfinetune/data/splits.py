@@ -1,6 +1,7 @@
 """Data sets as their users see them: splits of examples, and what is known about them."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,12 +43,6 @@ class DataSpec:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
-
-    @property
-    def imbalance(self) -> float:
-        """The largest class of the training split over its smallest."""
-        counts = self.counts["train"].values()
-        return max(counts) / min(counts)
 
 
 @dataclass(frozen=True)
@@ -158,6 +153,8 @@ class Split:
 
         Raises:
             DataError: if an argument is out of range.
+            tf.errors.OpError: while iterating, if the photos are not kept in memory and a file was
+                removed or spoilt since the folder was read. `images` tells which.
 
         Example:
             >>> train = from_image_folder("photos/").train
@@ -220,7 +217,7 @@ class Split:
 
             return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
-        names = tf.constant([str(path) for path in self.paths])
+        names = tf.constant([os.fsencode(path) for path in self.paths])
         decode = file_decoder(self.image_size, self.aspect)
 
         @tf.autograph.experimental.do_not_convert
