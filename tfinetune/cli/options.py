@@ -4,8 +4,6 @@ from typing import get_args
 
 import typer
 
-from tfinetune.recipe import Preset
-
 
 def parse_range(text: str) -> tuple[float, float] | str:
     """Return (low, high), or the name of a convention of keras.applications.
@@ -13,6 +11,8 @@ def parse_range(text: str) -> tuple[float, float] | str:
     Raises:
         typer.BadParameter: if it is neither.
     """
+    from tfinetune.recipe import Preset  # pydantic is too slow for --help
+
     if text in get_args(Preset):
         return text
     try:

@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from tfinetune.cli.console import session
 from tfinetune.cli.options import parse_range
 from tfinetune.cli.tables import show_plan, show_run
-from tfinetune.recipe import Recipe
-from tfinetune.runs import RunFolder
 
 
 def command(
@@ -102,6 +99,9 @@ def command(
         f"Continue with `tfinetune train --resume --output {output}`, if an epoch was finished."
     )
     with session(log=log, on_interrupt=way_on) as console:
+        from tfinetune.recipe import Recipe
+        from tfinetune.runs import RunFolder
+
         from_file = RunFolder.resume(output).recipe_path if resume else recipe
         base = Recipe.load(from_file) if from_file else None
         if strategy_parameters:
@@ -128,6 +128,8 @@ def _absolute(name: str) -> str:
 
 
 def _parse_parameters(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
     parameters = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
