@@ -130,3 +130,16 @@ def test_damaged_checkpoint_is_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(RunError, match="last.npz is damaged.*Delete it"):
             Checkpoint(path).load()
+
+
+def test_temperature_stays_one_without_a_mistake_and_rises_with_overconfident_ones(
+    small_cnn, splits, monkeypatch
+):
+    tuner = ft.FineTuner(small_cnn(), splits.spec)
+    labels = splits.validation.labels
+    logits = 9.0 * np.eye(3, dtype="float32")[labels]
+    monkeypatch.setattr(tuner, "logits", lambda split: logits)
+    assert tuner.calibrate(splits.validation) == 1.0
+    logits[0] = np.roll(logits[0], 1)
+    assert tuner.calibrate(splits.validation) > 1.5
+    np.testing.assert_allclose(tuner.calibrated(logits).sum(axis=1), 1, atol=1e-5)

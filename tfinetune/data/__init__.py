@@ -18,7 +18,7 @@ from tfinetune.data.decode import (
     inspect_header,
     try_decode_image,
 )
-from tfinetune.data.folders import find_candidates, find_files
+from tfinetune.data.folders import find_candidates, find_files, printable
 from tfinetune.data.scan import decode_files, is_foreign
 from tfinetune.data.sources import from_image_folder
 from tfinetune.data.splits import DataSpec, DuplicateGroup, Quarantined, Split, Splits
@@ -47,5 +47,6 @@ __all__ = [
     "get_policy",
     "inspect_header",
     "is_foreign",
+    "printable",
     "try_decode_image",
 ]

@@ -138,14 +138,14 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _id(file: Path, directory: Path) -> str:
-    return _printable(file.relative_to(directory).as_posix())
+    return printable(file.relative_to(directory).as_posix())
 
 
 def _class_name(folder: Path) -> str:
-    return unicodedata.normalize("NFC", _printable(folder.name))
+    return unicodedata.normalize("NFC", printable(folder.name))
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Spell out what is not UTF-8: such a name can be opened, but neither printed nor saved."""
     return os.fsencode(name).decode(errors="backslashreplace")
 

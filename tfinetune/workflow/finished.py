@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfinetune.data import Splits, find_candidates, find_files, is_foreign
+from tfinetune.data import Splits, find_candidates, find_files, is_foreign, printable
 from tfinetune.errors import DataError, RunError
 from tfinetune.evaluation import classification_metrics
 from tfinetune.export import export_checked, sample_photos
@@ -135,7 +135,9 @@ def predictions(
             for c in order
         ]
         error = failures.get(index)
-        rows.append({"file": str(file), "predictions": [] if error else guesses, "error": error})
+        rows.append(
+            {"file": printable(str(file)), "predictions": [] if error else guesses, "error": error}
+        )
     return rows
 
 
