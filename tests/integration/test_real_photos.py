@@ -11,6 +11,7 @@ import tfinetune as ft
 from tfinetune.demo import write_digits
 from tfinetune.errors import DataError, OutOfMemoryError, RecipeError, RunError
 from tfinetune.workflow.prepare import EMBEDDED_BACKBONE
+from tfinetune.workflow.summary import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def run(some_trash, shared, tmp_path_factory):
         data=str(some_trash),
         backbone=str(shared / "models/teachable_machine_waste/keras_model.h5"),
         image_size=96,
-        strategy_parameters={"epochs": 1},
+        strategy="linear_probe",
     )
     return ft.train(recipe, tmp_path_factory.mktemp("runs") / "trash")
 
@@ -65,7 +66,7 @@ def test_finetuner_of_a_run_gives_the_reported_numbers(run):
 @pytest.mark.slow
 def test_report_names_what_happened(run):
     page = run.folder.report_path.read_text()
-    for words in ("glass", "[-1, 1]", "finetune", "serving_bytes"):
+    for words in ("glass", "[-1, 1]", "probe", "serving_bytes"):
         assert words in page
     assert "http://" not in page and "https://" not in page
 
@@ -111,16 +112,13 @@ def test_model_in_memory_reproduces_and_without_validation_the_last_epoch_ships(
     assert again.metrics["test"] == first.metrics["test"]
 
 
-@pytest.mark.slow
-def test_diverged_fine_tuning_is_reported_and_the_probe_ships(small_cnn, photo_folder, tmp_path):
-    recipe = ft.Recipe(
-        data=str(photo_folder()),
-        batch_size=8,
-        strategy_parameters={"epochs": 2, "learning_rate": 1e30},
-    )
-    run = ft.train(recipe, tmp_path / "run", backbone=small_cnn())
-    assert run.metrics["shipped"] == "probe"
-    assert "finetune diverged" in run.folder.report_path.read_text()
+def test_diverged_fine_tuning_is_reported_and_the_probe_ships(small_cnn, photo_folder):
+    splits = ft.data.from_image_folder(photo_folder(), image_size=16)
+    tuner = ft.FineTuner(small_cnn(), splits.spec)
+    tuner.fit(splits, ft.strategies.LPFT(epochs=2, learning_rate=1e30), batch_size=8)
+    metrics, _ = evaluate(tuner, splits)
+    assert metrics["shipped"] == "probe"
+    assert "against finetune diverged" in metrics["shipped_because"]
 
 
 def test_recipe_of_another_decoder_is_refused(tmp_path, small_cnn):

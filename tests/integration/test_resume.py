@@ -39,28 +39,25 @@ def assert_same_weights(first, second):
 
 
 @pytest.mark.slow
-def test_kill_after_epoch_two_of_four_then_resume_is_bit_identical(job):
+def test_killed_and_resumed_runs_are_bit_identical_to_an_uninterrupted_one(job):
     whole = job("whole")
-    killed = job("killed", "2")
+    killed = job("killed after two of four epochs", "2")
     assert whole.wait() == 0
     assert killed.wait() == -signal.SIGKILL
-    resumed = job("killed")
+    resumed = job("killed after two of four epochs")
+    often = job("killed at random moments")
     output, _ = resumed.communicate()
     assert resumed.returncode == 0
     # The probe and two epochs are not done again: only epochs 3 and 4 report, then the end.
     assert output.split() == ["3", "4", "4"]
-    assert_same_weights(job.weights("whole"), job.weights("killed"))
+    assert_same_weights(job.weights("whole"), job.weights("killed after two of four epochs"))
 
-
-@pytest.mark.slow
-def test_kill_at_random_moments_then_resume_is_bit_identical(job):
-    assert job("whole").wait() == 0
     moments = random.Random(0)
     for _ in range(2):
-        process = job("killed")
-        process.stdout.readline()  # something was saved, or the process is done
+        often.stdout.readline()  # something was saved, or the process is done
         time.sleep(moments.uniform(0, 1))
-        process.kill()
-        process.wait()
-    assert job("killed").wait() == 0
-    assert_same_weights(job.weights("whole"), job.weights("killed"))
+        often.kill()
+        often.wait()
+        often = job("killed at random moments")
+    assert often.wait() == 0
+    assert_same_weights(job.weights("whole"), job.weights("killed at random moments"))
