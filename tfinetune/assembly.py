@@ -53,10 +53,6 @@ class Assembly:
             name="classifier",
         )
 
-    def set_logits_weights(self, kernel: "keras.KerasTensor", bias: "keras.KerasTensor") -> None:
-        """Set the last layer: kernel `[features, classes]`, bias `[classes]`."""
-        self.logits_layer.set_weights([kernel, bias])
-
     def get_weights(self) -> list:
         """Return a copy of every weight, seed-generator states included."""
         return [copy.copy(ops.convert_to_numpy(v)) for v in self.logits_model.variables]

@@ -187,7 +187,7 @@ class FineTuner:
                 "A photo could not be read while training; it was sound when the folder was read. "
                 f"{' '.join(error.message.split())[:300]}. Restore it and resume."
             ) from error
-        self._plan = resolve(phases[-1].trainable, self.assembly, batch_norm=phases[-1].batch_norm)
+        self._plan = phases[-1].plan(self.assembly)
         self._plan.apply()
         self._rates = phases[-1].rates(self.groups)
         if splits.validation is not None:

@@ -26,9 +26,7 @@ class Candidate:
 
     @property
     def score(self) -> tuple[float, float]:
-        """Orders candidates: by validation accuracy, then by validation loss."""
-        if self.accuracy is None or self.loss is None:
-            return (-np.inf, -np.inf)
+        """Orders measured candidates: by validation accuracy, then by validation loss."""
         return (self.accuracy, -self.loss)
 
 

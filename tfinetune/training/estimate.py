@@ -32,8 +32,9 @@ def estimate_seconds(
     for phase in phases:
         if phase.solver == "logistic":
             function = constant_function(assembly.features_model)
+            views = cached_views(phase.policy(augment))
             once = _time(lambda: function(images))  # noqa: B023 (called at once)
-            seconds[phase.name] = once / len(images) * len(train) * len(cached_views(augment))
+            seconds[phase.name] = once / len(images) * len(train) * len(views)
         else:
             steps = train.steps(batch_size) * phase.epochs
             compile_for(phase, assembly, steps=steps)

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tfinetune.adaptation.layerwise import group_multipliers
+from tfinetune.adaptation import Plan, group_multipliers, resolve
+from tfinetune.assembly import Assembly
 
 
 class Phase(BaseModel):
@@ -41,6 +42,14 @@ class Phase(BaseModel):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     batch_norm: Literal["frozen", "adapt"] = "frozen"
     augment: bool = True
+
+    def plan(self, assembly: Assembly) -> Plan:
+        """Resolve which layers train on a model; `apply` the result to set the flags."""
+        return resolve(self.trainable, assembly, batch_norm=self.batch_norm)
+
+    def policy(self, augment: str) -> str:
+        """Return the augmentation policy that applies, given the run's."""
+        return augment if self.augment else "none"
 
     def rates(self, groups: Sequence[str]) -> dict[str, float]:
         """Return the peak learning rate of each group, input to head; none for a convex solver."""

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 from sklearn.metrics import accuracy_score, log_loss
 
-from tfinetune.adaptation import AdamW, Plan, resolve
+from tfinetune.adaptation import AdamW, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Splits
 from tfinetune.errors import TrainingError
@@ -76,16 +76,16 @@ class Runner:
 
     def _solve_logistic(self, phase: Phase, state: TrainingState, *, first_epoch: int) -> Candidate:
         started = time.monotonic()
-        resolve(phase.trainable, self.assembly, batch_norm=phase.batch_norm).apply()
+        phase.plan(self.assembly).apply()
         cache = FeatureCache(self.assembly, reporter=self.reporter)
         train, validation = self.splits.train, self.splits.validation
         kernel, bias, _ = fit_logistic_head(
-            [cache.features(train, view=view) for view in cached_views(self._augment(phase))],
+            [cache.features(train, view=view) for view in cached_views(phase.policy(self.augment))],
             train.labels,
             class_weights=self.class_weights,
             seed=self.seed,
         )
-        self.assembly.set_logits_weights(kernel, bias)
+        self.assembly.logits_layer.set_weights([kernel, bias])
         accuracy = loss = None
         if validation is not None:
             logits = cache.features(validation) @ kernel + bias
@@ -110,7 +110,7 @@ class Runner:
                 epoch=first_epoch + state.epoch,
                 epochs=phase.epochs - state.epoch,
                 shuffle=True,
-                augment=self._augment(phase),
+                augment=phase.policy(self.augment),
                 seed=self.seed,
             )
             held_out = validation and validation.dataset(self.batch_size, epoch=0)
@@ -129,9 +129,6 @@ class Runner:
         best = state.best or self._last_epoch(phase, state)
         self.assembly.set_weights(best.weights)
         return best
-
-    def _augment(self, phase: Phase) -> str:
-        return self.augment if phase.augment else "none"
 
     def _last_epoch(self, phase: Phase, state: TrainingState) -> Candidate:
         # Without validation nothing is selected: the last epoch is what the phase offers.
@@ -272,7 +269,7 @@ def compile_for(phase: Phase, assembly: Assembly, *, steps: int) -> Plan:
     Returns:
         The plan that was applied and checked.
     """
-    plan = resolve(phase.trainable, assembly, batch_norm=phase.batch_norm)
+    plan = phase.plan(assembly)
     plan.apply()
     model = assembly.logits_model
     model.compile(

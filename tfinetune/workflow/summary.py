@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import softmax
 
-from tfinetune.adaptation.rules import groups_of, resolve
+from tfinetune.adaptation.rules import groups_of
 from tfinetune.backbones.describe import describe
 from tfinetune.data import Split, Splits, decode_files
 from tfinetune.evaluation import (
@@ -50,7 +50,7 @@ def plan_rows(tuner: FineTuner, phases: list[Phase]) -> list[dict[str, Any]]:
     """Return what each phase does to each layer group, for tables: parameters, state, rate."""
     rows = []
     for phase in phases:
-        plan = resolve(phase.trainable, tuner.assembly, batch_norm=phase.batch_norm)
+        plan = phase.plan(tuner.assembly)
         rates = phase.rates(tuner.groups)
         for name, layers in groups_of(tuner.assembly).items():
             weighted = [layer for layer in layers if layer.weights]
@@ -195,10 +195,10 @@ def report_data(
             "sha256": facts["sha256"],
             "parameters": facts["parameters"],
             "image_size": tuner.backbone.image_size,
-            "input_range": tuner.backbone.input_scaling.describe(),
-            "decided_by": tuner.backbone.input_scaling.origin,
-            "warnings": tuner.backbone.provenance.warnings,
-            "notes": tuner.backbone.provenance.notes,
+            "input_range": facts["input_range"],
+            "decided_by": facts["input_range_origin"],
+            "warnings": facts["warnings"],
+            "notes": facts["notes"],
         },
         parity=metrics["parity"],
         comparison=[this_run, *metrics["comparison"]] if metrics["comparison"] else [],

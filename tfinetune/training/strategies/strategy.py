@@ -1,5 +1,6 @@
 """What every strategy is: parameters that serialize, and phases."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ from tfinetune.data import DataSpec
 from tfinetune.training.phase import Phase
 
 
-class Strategy(BaseModel):
+class Strategy(BaseModel, ABC):
     """Base of strategies. Subclass it with parameters as fields and implement `phases`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @abstractmethod
     def phases(self, groups: Sequence[str], spec: DataSpec) -> list[Phase]:
         """List the phases for a backbone and a data set.
 
@@ -21,7 +23,6 @@ class Strategy(BaseModel):
             groups: names of the layer groups from input to head.
             spec: what the data set is like.
         """
-        raise NotImplementedError
 
     def parameters(self) -> dict[str, Any]:
         """Return the constructor's arguments, ready for YAML."""
