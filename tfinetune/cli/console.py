@@ -76,6 +76,11 @@ def session(*, log: Path | None = None, on_interrupt: str = "") -> Iterator[Cons
             _keep(noise, log)
 
 
+def resume_hint(output: Path) -> str:
+    """Return how to go on with an interrupted run."""
+    return f"Continue with `tfinetune train --resume --output {output}`, if an epoch was finished."
+
+
 def results() -> Console:
     """Return the console for results: standard output."""
     return Console(markup=False, highlight=False)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tfinetune.cli.console import results, session
+from tfinetune.cli.console import results, resume_hint, session
 from tfinetune.cli.tables import show_run
 
 
@@ -15,10 +15,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Learn handwritten digits from 20 examples each, with and without a pretrained backbone."""
-    way_on = (
-        f"Continue with `tfinetune train --resume --output {output}`, if an epoch was finished."
-    )
-    with session(log=output / "log.txt", on_interrupt=way_on) as console:
+    with session(log=output / "log.txt", on_interrupt=resume_hint(output)) as console:
         from tfinetune import demo
         from tfinetune.reporting import Reporter
 

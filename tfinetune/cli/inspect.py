@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tfinetune.cli.console import results, session
@@ -37,10 +36,11 @@ def command(
         if as_json:
             print_json(facts)
         else:
-            _show(facts, console=results())
+            _show(facts)
 
 
-def _show(facts: dict[str, Any], *, console: Console) -> None:
+def _show(facts: dict[str, Any]) -> None:
+    console = results()
     table = Table(show_header=False)
     for name, value in facts.items():
         if name not in ("groups", "notes", "warnings"):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tfinetune.cli.console import session
+from tfinetune.cli.console import resume_hint, session
 from tfinetune.cli.options import parse_range
 from tfinetune.cli.tables import show_plan, show_run
 
@@ -95,10 +95,7 @@ def command(
     if epochs is not None:
         strategy_parameters["epochs"] = epochs
     log = output / "log.txt" if output else None
-    way_on = (
-        f"Continue with `tfinetune train --resume --output {output}`, if an epoch was finished."
-    )
-    with session(log=log, on_interrupt=way_on) as console:
+    with session(log=log, on_interrupt=resume_hint(output) if output else "") as console:
         from tfinetune.recipe import Recipe
         from tfinetune.runs import RunFolder
 

@@ -14,7 +14,7 @@ from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
 from tfinetune.storage import atomic_path, sha256_file, write_json
 from tfinetune.training.estimate import estimate_seconds
-from tfinetune.training.strategies import build_strategy
+from tfinetune.training.strategies import Strategy, build_strategy
 from tfinetune.workflow.finished import Run
 from tfinetune.workflow.prepare import prepare
 from tfinetune.workflow.summary import (
@@ -106,7 +106,7 @@ def train(
         for sentence in announcement(tuner, splits):
             reporter.say(sentence)
         watch.lap("reading photos and backbone")
-        return _execute(tuner, splits, recipe=recipe, folder=folder, watch=watch)
+        return _execute(tuner, splits, strategy=strategy, recipe=recipe, folder=folder, watch=watch)
 
 
 def _keep(
@@ -132,11 +132,11 @@ def _execute(
     tuner: FineTuner,
     splits: Splits,
     *,
+    strategy: Strategy,
     recipe: Recipe,
     folder: RunFolder,
     watch: "_Stopwatch",
 ) -> Run:
-    strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
     started = folder.phases()
     outcome = tuner.fit(
         splits,

@@ -39,8 +39,9 @@ def prepare(
             "start a new run without --recipe."
         )
     if backbone is None and not recipe.backbone:
-        recipe = recipe.replace(backbone=_default_backbone(recipe, reporter))
-    backbone = _load(recipe, recipe.backbone if backbone is None else backbone)
+        recipe, backbone = _load_default(recipe, reporter)
+    else:
+        backbone = _load(recipe, recipe.backbone if backbone is None else backbone)
     for warning in backbone.provenance.warnings:
         reporter.say(warning)
     with reporter.bar("reading photos") as advance:
@@ -69,16 +70,19 @@ def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:
     )
 
 
-def _default_backbone(recipe: Recipe, reporter: Reporter) -> str:
-    """Return the best backbone that is available without being named, and say which."""
+def _load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:
+    """Load the best backbone that is available without being named, and say which."""
+    name = DEFAULT_BACKBONE
     try:
-        _load(recipe, DEFAULT_BACKBONE)
+        backbone = _load(recipe, name)
     except BackboneUnavailableError:
         reporter.say(
             f"No --backbone was given and the weights of {DEFAULT_BACKBONE} cannot be downloaded: "
             "using the small one that is embedded for the demo. Name a real one with --backbone "
             "for good results."
         )
-        return str(EMBEDDED_BACKBONE)
-    reporter.say(f"No --backbone was given: using {DEFAULT_BACKBONE} with ImageNet weights.")
-    return DEFAULT_BACKBONE
+        name = str(EMBEDDED_BACKBONE)
+        backbone = _load(recipe, name)
+    else:
+        reporter.say(f"No --backbone was given: using {name} with ImageNet weights.")
+    return recipe.replace(backbone=name), backbone
