@@ -89,7 +89,7 @@ class _Translator:
 
     def _functional(self, layer: Config) -> Config:
         config = layer["config"]
-        names = {item.get("name", item["config"].get("name")) for item in config["layers"]}
+        names = {_name(item) for item in config["layers"]}
         kept = {
             "layers": [self._connected(item, names) for item in config["layers"]],
             "input_layers": _unwrap_single(config["input_layers"]),
@@ -105,7 +105,7 @@ class _Translator:
             translated = translate_operation(item)
         else:
             translated = self.model(item)
-            translated["name"] = item.get("name", item["config"].get("name"))
+            translated["name"] = _name(item)
             nodes = item["inbound_nodes"]
             if self.legacy:
                 nodes = [_call(node, translated["class_name"]) for node in nodes]
@@ -143,6 +143,10 @@ class _Translator:
         return {key: self._value(item) for key, item in value.items()}
 
 
+def _name(item: Config) -> str:
+    return item["name"] if "name" in item else item["config"]["name"]
+
+
 def _unwrap_single(ends: Any) -> Any:
     """Return `["name", 0, 0]` for `[["name", 0, 0]]`: one tensor, where the other is a list."""
     return ends[0] if isinstance(ends, list) and len(ends) == 1 else ends
@@ -157,19 +161,17 @@ def _rename_slashes(layer: Config) -> None:
     layers = config if isinstance(config, list) else config.get("layers", ())
     for item in layers:
         _rename_slashes(item)
-    names = {item.get("name") for item in layers} | {
-        item["config"].get("name") for item in layers if isinstance(item["config"], dict)
-    }
+    holders = [*layers, *(item["config"] for item in layers if isinstance(item["config"], dict))]
+    names = {name for holder in holders if isinstance(name := holder.get("name"), str)}
     renamed: dict[str, str] = {}
-    for name in sorted(name for name in names if isinstance(name, str) and "/" in name):
+    for name in sorted(name for name in names if "/" in name):
         new = name.replace("/", "_")
         while new in names or new in renamed.values():
             new += "_"
         renamed[name] = new
-    for item in layers:
-        for holder in (item, item["config"]):
-            if isinstance(holder, dict) and holder.get("name") in renamed:
-                holder["name"] = renamed[holder["name"]]
+    for holder in holders:
+        if holder.get("name") in renamed:
+            holder["name"] = renamed[holder["name"]]
     if isinstance(config, dict):
         if isinstance(config.get("name"), str):
             config["name"] = config["name"].replace("/", "_")

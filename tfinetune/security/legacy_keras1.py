@@ -25,7 +25,6 @@ _MERGE_MODES = {
     "max": "Maximum",
     "concat": "Concatenate",
     "dot": "Dot",
-    "cos": "Dot",
 }
 _ARGUMENTS = {
     "W_constraint": "kernel_constraint",
@@ -139,12 +138,12 @@ def _merge(config: Config) -> tuple[str, Config]:
     mode, name = config["mode"], config["name"]
     if mode not in _MERGE_MODES or config.get("mode_type", "raw") != "raw":
         raise BackboneError(
-            f"The layer {name!r} merges with a function of its own ({mode!r}), which is code and "
-            f"never run. Allowed: {', '.join(_MERGE_MODES)}."
+            f"The layer {name!r} merges its inputs by {mode!r}, which only Keras 1 has, or with a "
+            f"function, which is never run. Allowed: {', '.join(_MERGE_MODES)}."
         )
     merged: Config = {"name": name}
     if mode == "concat":
         merged["axis"] = config["concat_axis"]
-    if mode in ("dot", "cos"):
-        merged |= {"axes": config["dot_axes"], "normalize": mode == "cos"}
+    if mode == "dot":
+        merged["axes"] = config["dot_axes"]
     return _MERGE_MODES[mode], merged

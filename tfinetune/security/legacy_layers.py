@@ -26,8 +26,9 @@ _DROPPED_WHEN_NEUTRAL: dict[str, tuple[Any, ...]] = {
 _DROPPED = ("input_dtype", "key_shape", "query_shape", "value_shape")
 _ONE_GROUP = ("DepthwiseConv", "SeparableConv", "Conv1DTranspose", "Conv2DTranspose", "Conv3DT")
 _KERNEL_ARGUMENTS = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+_WITHOUT_TRAINABLE = ("Discretization", "SpatialDropout")
 _CUDNN = {"CuDNNGRU": "GRU", "CuDNNLSTM": "LSTM"}
-# They act in training only, and a backbone leaves augmentation out.
+# They do nothing outside of training, and a backbone leaves augmentation out.
 _REMOVED_AUGMENTATION = ("RandomHeight", "RandomWidth")
 _REMOVED_CLASSES = {
     "DenseFeatures": "takes feature columns; build its inputs with preprocessing layers",
@@ -59,9 +60,15 @@ def translate_layer(name: str, config: Config) -> tuple[str, Config]:
     elif name in ("GRU", "GRUCell"):
         config.setdefault("reset_after", False)  # The default of Keras 2, which old files leave out.
     elif name == "ThresholdedReLU":
-        name, config = "ReLU", {**config, "threshold": config.pop("theta")}
+        name = "ReLU"
+        config["threshold"] = config.pop("theta")
     elif name in _REMOVED_AUGMENTATION:
-        name, config = "Identity", {k: v for k, v in config.items() if k in ("name", "dtype")}
+        name, config = "Identity", _only(config, "name", "dtype")
+    elif name == "RandomCrop":
+        # What it does outside of training. Keras 3 passes images on as they are there, although
+        # its own output shape says otherwise.
+        name, config = "Resizing", _only(config, "name", "dtype", "height", "width")
+        config["crop_to_aspect_ratio"] = True
     elif name == "LeakyReLU" and "alpha" in config:
         config["negative_slope"] = config.pop("alpha")
     elif name == "TextVectorization":
@@ -70,6 +77,10 @@ def translate_layer(name: str, config: Config) -> tuple[str, Config]:
         axis = config.get("axis")
         config["axis"] = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
     return name, config
+
+
+def _only(config: Config, *keys: str) -> Config:
+    return {key: config[key] for key in keys if key in config}
 
 
 def _drop_arguments(name: str, config: Config) -> None:
@@ -82,13 +93,14 @@ def _drop_arguments(name: str, config: Config) -> None:
         _drop(config, "groups", (1,), name)
     if name.startswith("SpatialDropout"):
         _drop(config, "noise_shape", (None,), name)
+    if name.startswith(_WITHOUT_TRAINABLE):
+        config.pop("trainable", None)
     if name == "AdditiveAttention":
         config.pop("score_mode", None)  # It has one of its own.
     if name.startswith(("DepthwiseConv", "SeparableConv")):
         # The base class's unused arguments; depthwise_* and pointwise_* are the real ones.
         for key in _KERNEL_ARGUMENTS:
-            if f"depthwise_{key.removeprefix('kernel_')}" in config:
-                config.pop(key, None)
+            config.pop(key, None)
     if name.startswith("DepthwiseConv"):
         config.pop("filters", None)
 
