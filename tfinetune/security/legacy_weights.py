@@ -88,9 +88,7 @@ def load_legacy_weights(model: keras.Model, file: h5py.File) -> None:
     finalize(model)
 
 
-def load_matching_weights(
-    model: keras.Model, file: h5py.File, *, partial: bool = False
-) -> Match:
+def load_matching_weights(model: keras.Model, file: h5py.File, *, partial: bool = False) -> Match:
     """Assign to `model` its part of the weights stored in `file`, which may have a top as well.
 
     Layers are matched by name where all names agree, otherwise in order. With `partial`, layers
