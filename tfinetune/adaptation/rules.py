@@ -75,24 +75,54 @@ class Plan:
                 "that overrides `trainable`; leave it out of the rule."
             )
 
+    def is_frozen(self, operation: keras.Operation) -> bool:
+        """Whether an operation maps equal inputs to equal outputs all through training.
+
+        It trains nothing, its BatchNorms keep their statistics, and it draws nothing at random once
+        `frozen_layers_deterministic` is entered. A nested model is frozen if all it holds is.
+        """
+        if not isinstance(operation, keras.Layer):
+            return True
+        silenced = {id(layer) for layer in self._frozen_leaves()}
+        return not any(
+            (self.trains(layer) and layer.variables)
+            or (layer._seed_generators and not (id(layer) in silenced and _noise(layer)))
+            for layer in _with_sublayers(operation)
+        )
+
     @contextlib.contextmanager
     def frozen_layers_deterministic(self) -> Iterator[None]:
-        """Switch off dropout of frozen layers, so that they do the same whether cached or not."""
-        silenced = [
-            (layer, layer.rate)
-            for layers in groups_of(self.assembly).values()
-            for layer in layers
-            if id(layer) not in self.trainable
-            and getattr(layer, "seed_generator", None)
-            and isinstance(getattr(layer, "rate", None), float)
-        ]
-        for layer, _ in silenced:
-            layer.rate = 0.0
+        """Switch off dropout and noise of frozen layers: they do the same whether cached or not."""
+        silenced = [(layer, _noise(layer)) for layer in self._frozen_leaves()]
+        for layer, noise in silenced:
+            for name in noise:
+                setattr(layer, name, 0.0)
         try:
             yield
         finally:
-            for layer, rate in silenced:
-                layer.rate = rate
+            for layer, noise in silenced:
+                for name, amount in noise.items():
+                    setattr(layer, name, amount)
+
+    def _frozen_leaves(self) -> list[keras.Layer]:
+        return [
+            leaf
+            for layers in groups_of(self.assembly).values()
+            for layer in layers
+            if id(layer) not in self.trainable
+            for leaf in _with_sublayers(layer)
+        ]
+
+
+_NOISE_ATTRIBUTES = ("rate", "stddev", "dropout", "recurrent_dropout")
+
+
+def _noise(layer: keras.Layer) -> dict[str, float]:
+    """Return how much a layer drops or disturbs while training, by attribute."""
+    if not layer._seed_generators:
+        return {}
+    amounts = {name: getattr(layer, name, None) for name in _NOISE_ATTRIBUTES}
+    return {name: amount for name, amount in amounts.items() if isinstance(amount, float | int)}
 
 
 def groups_of(assembly: Assembly) -> dict[str, tuple[keras.Layer, ...]]:
