@@ -5,6 +5,7 @@ Constants let the graph optimizer fuse convolution, batch normalization and acti
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,22 +14,31 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from tfinetune.reporting import Advance
 
-ConstantFunction = Callable[[tf.Tensor], tf.Tensor]
+ConstantFunction = Callable[[Any], Any]
 
 
 def constant_function(model: keras.Model) -> ConstantFunction:
-    """Freeze a model of one input and one output as it is now.
+    """Freeze a functional model as it is now.
 
     Args:
-        model: any model; later changes of its weights do not reach the returned function.
+        model: any number of inputs and outputs; later changes of its weights do not reach the
+            returned function.
 
     Returns:
-        A function from a float32 batch to the model's output in inference mode.
+        A function from a batch, nested as `model.input`, to the model's output in inference mode:
+        a tensor, or a list where the model has several outputs.
     """
-    signature = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
+    inputs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), model.input)
     function = tf.function(lambda batch: model(batch, training=False))
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function(signature))
-    return lambda batch: frozen(tf.cast(batch, tf.float32))[0]
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function(inputs))
+    dtypes = [spec.dtype for spec in tf.nest.flatten(inputs)]
+
+    def run(batch: Any) -> Any:
+        tensors = map(tf.cast, tf.nest.flatten(batch), dtypes)
+        outputs = frozen(*tensors)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return run
 
 
 def predict(
@@ -37,7 +47,7 @@ def predict(
     """Run `function` over batches and join the outputs.
 
     Args:
-        function: what `constant_function` returned.
+        function: what `constant_function` returned, of a model with one output.
         batches: image batches, or (images, labels) as a split's dataset gives them.
         total: number of examples; the last batch may be short.
         advance: told (examples done, total).

@@ -10,6 +10,7 @@
 import contextlib
 import difflib
 import fnmatch
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,17 +84,16 @@ class Plan:
         """
         if not isinstance(operation, keras.Layer):
             return True
-        silenced = {id(layer) for layer in self._frozen_leaves()}
         return not any(
             (self.trains(layer) and layer.variables)
-            or (layer._seed_generators and not (id(layer) in silenced and _noise(layer)))
+            or (layer._seed_generators and not (id(layer) in self._silenced and _noise(layer)))
             for layer in _with_sublayers(operation)
         )
 
     @contextlib.contextmanager
     def frozen_layers_deterministic(self) -> Iterator[None]:
         """Switch off dropout and noise of frozen layers: they do the same whether cached or not."""
-        silenced = [(layer, _noise(layer)) for layer in self._frozen_leaves()]
+        silenced = [(layer, _noise(layer)) for layer in self._silenced.values()]
         for layer, noise in silenced:
             for name in noise:
                 setattr(layer, name, 0.0)
@@ -104,14 +104,15 @@ class Plan:
                 for name, amount in noise.items():
                     setattr(layer, name, amount)
 
-    def _frozen_leaves(self) -> list[keras.Layer]:
-        return [
-            leaf
+    @functools.cached_property
+    def _silenced(self) -> dict[int, keras.Layer]:
+        return {
+            id(leaf): leaf
             for layers in groups_of(self.assembly).values()
             for layer in layers
             if id(layer) not in self.trainable
             for leaf in _with_sublayers(layer)
-        ]
+        }
 
 
 _NOISE_ATTRIBUTES = ("rate", "stddev", "dropout", "recurrent_dropout")
