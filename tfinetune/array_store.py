@@ -128,7 +128,7 @@ class ArrayStore:
         self._remove_partials(key)  # of a writer that was killed
         with atomic_path(self.folder / key) as folder, contextlib.ExitStack() as stack:
             folder.mkdir()
-            files: list[Any] = []
+            files, paths = [], []
             for batch in batches:
                 if not files:
                     size = rows * sum(array[0].nbytes for array in batch)
@@ -137,14 +137,13 @@ class ArrayStore:
                             f"{size:,} bytes exceed the capacity of {self.folder}, "
                             f"{self.capacity:,} bytes."
                         )
-                    files = [
-                        stack.enter_context(_npy_file(folder / f"{index}.npy", rows, array))
-                        for index, array in enumerate(batch)
-                    ]
+                    paths = [folder / f"{index}.npy" for index in range(len(batch))]
+                    files = [stack.enter_context(open(path, "wb")) for path in paths]
+                    for file, array in zip(files, batch, strict=True):
+                        _write_header(file, rows, array)
                 for file, array in zip(files, batch, strict=True):
                     file.write(np.ascontiguousarray(array).data)
             stack.close()
-            paths = [folder / f"{index}.npy" for index in range(len(files))]
             write_json(
                 folder / _INDEX,
                 {
@@ -199,13 +198,11 @@ def default_folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "tfinetune"
 
 
-def _npy_file(path: Path, rows: int, like: np.ndarray) -> Any:
-    """Open a `.npy` file for `rows` rows like those of an array, its header written."""
-    file = open(path, "wb")
+def _write_header(file: Any, rows: int, like: np.ndarray) -> None:
+    """Begin a `.npy` file of `rows` rows like those of an array."""
     header = {
         "descr": np.lib.format.dtype_to_descr(like.dtype),
         "fortran_order": False,
         "shape": (rows, *like.shape[1:]),
     }
     np.lib.format.write_array_header_2_0(file, header)
-    return file

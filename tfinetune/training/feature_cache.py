@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfinetune import __version__
 from tfinetune.array_store import ArrayStore
 from tfinetune.data import Policy, Split, flip, get_policy
 from tfinetune.errors import DamagedError, StorageError
@@ -270,18 +271,19 @@ class CachedExamples:
     dtypes: Sequence[str]
 
     def load(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        """Turn (indices, epoch, *rest) into (features, indices, epoch, *rest)."""
+        """Turn (indices, epochs, *rest) into (features, indices, epochs, *rest)."""
 
-        def read(indices: np.ndarray, epoch: np.ndarray) -> list[np.ndarray]:
-            return [array[indices] for array in self.views[epoch % len(self.views)]]
+        def read(indices: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
+            # A batch never reaches into the next epoch.
+            return [array[indices] for array in self.views[epochs[0] % len(self.views)]]
 
         @tf.autograph.experimental.do_not_convert
-        def gather(indices: tf.Tensor, epoch: tf.Tensor, *rest: tf.Tensor) -> tuple:
+        def gather(indices: tf.Tensor, epochs: tf.Tensor, *rest: tf.Tensor) -> tuple:
             stored = [tf.as_dtype(array.dtype) for array in self.views[0]]
-            features = tf.numpy_function(read, [indices, epoch], stored, stateful=False)
+            features = tf.numpy_function(read, [indices, epochs], stored, stateful=False)
             for tensor, array in zip(features, self.views[0], strict=True):
                 tensor.set_shape([None, *array.shape[1:]])
             cast = tuple(map(tf.cast, features, self.dtypes))
-            return cast[0] if len(cast) == 1 else cast, indices, epoch, *rest
+            return cast[0] if len(cast) == 1 else cast, indices, epochs, *rest
 
         return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)

@@ -55,9 +55,11 @@ class FlatGraph:
     def __init__(
         self, model: keras.Model, *, opens: Callable[[keras.Model], bool] = lambda nested: True
     ) -> None:
-        inputs = keras.tree.map_structure(_input_like, model.input)
-        outputs = _call_opened(model, inputs, opens)
-        self.model = keras.Model(inputs, outputs, name=model.name)
+        self.model = model
+        if any(is_functional(operation) and opens(operation) for operation in model.operations):
+            inputs = keras.tree.map_structure(_input_like, model.input)
+            outputs = _call_opened(model, inputs, opens)
+            self.model = keras.Model(inputs, outputs, name=model.name)
         self.nodes = ordered_nodes(self.model)
 
     def cuts(self, is_frozen: Callable[[keras.Operation], bool]) -> list[Cut]:
@@ -94,15 +96,13 @@ class FlatGraph:
     def segment(self, start: Cut | None, stop: Cut | None) -> keras.Model:
         """Return the model from one cut (None: the inputs) to another (None: the output).
 
-        Its layers are shared; its inputs are new. Several tensors go in and come out as a tuple.
+        Its layers are shared. Several tensors go in and come out as a tuple.
         """
+        outputs = tuple(self.model.outputs) if stop is None else stop.tensors
         if start is None:
-            new = keras.tree.map_structure(_input_like, self.model.input)
-            known = _by_id(self.model.inputs, keras.tree.flatten(new))
-        else:
-            new = tuple(map(_input_like, start.tensors))
-            known = _by_id(start.tensors, new)
-        outputs = self.model.outputs if stop is None else stop.tensors
+            return keras.Model(self.model.input, _alone(outputs))
+        new = tuple(map(_input_like, start.tensors))
+        known = _by_id(start.tensors, new)
         for node in self._needed(outputs, known):
             arguments, keywords = node.arguments.fill_in(known)
             results = node.operation(*arguments, **keywords)
@@ -175,12 +175,10 @@ def multiplications(node: Any) -> int:
     return positions * sum(math.prod(w.shape) for w in weights if len(w.shape) > 1)
 
 
-def _call_opened(
-    model: keras.Model, inputs: Any, opens: Callable[[keras.Model], bool], *, outermost: bool = True
-) -> Any:
+def _call_opened(model: keras.Model, inputs: Any, opens: Callable[[keras.Model], bool]) -> Any:
     def call(operation: keras.Operation, *arguments: Any, **keywords: Any) -> Any:
         if is_functional(operation) and opens(operation):
-            return _call_opened(operation, arguments[0], opens, outermost=False)
+            return _call_opened(operation, arguments[0], opens)
         return operation(*arguments, **keywords)
 
     if isinstance(model, keras.Sequential):
