@@ -4,7 +4,8 @@ Constants let the graph optimizer fuse convolution, batch normalization and acti
 `model.predict` cannot since its variables may change.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -15,6 +16,31 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tfinetune.reporting import Advance
 
 ConstantFunction = Callable[[Any], Any]
+
+_NOISE_ATTRIBUTES = ("rate", "stddev", "dropout", "recurrent_dropout")
+
+
+def noise(layer: keras.Layer) -> dict[str, float]:
+    """Return how much a layer drops or disturbs while training, by attribute."""
+    if not layer._seed_generators:
+        return {}
+    amounts = {name: getattr(layer, name, None) for name in _NOISE_ATTRIBUTES}
+    return {name: amount for name, amount in amounts.items() if isinstance(amount, float | int)}
+
+
+@contextlib.contextmanager
+def silenced(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Switch off dropout and noise of layers in whatever is traced within."""
+    before = [(layer, noise(layer)) for layer in layers]
+    for layer, amounts in before:
+        for name in amounts:
+            setattr(layer, name, 0.0)
+    try:
+        yield
+    finally:
+        for layer, amounts in before:
+            for name, amount in amounts.items():
+                setattr(layer, name, amount)
 
 
 def constant_function(model: keras.Model) -> ConstantFunction:
@@ -30,7 +56,9 @@ def constant_function(model: keras.Model) -> ConstantFunction:
     """
     inputs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), model.input)
     function = tf.function(lambda batch: model(batch, training=False))
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function(inputs))
+    # A recurrent layer draws its dropout masks, and counts that, in inference mode too.
+    with silenced(model._flatten_layers()):
+        frozen = convert_variables_to_constants_v2(function.get_concrete_function(inputs))
     dtypes = [spec.dtype for spec in tf.nest.flatten(inputs)]
 
     def run(batch: Any) -> Any:

@@ -26,7 +26,8 @@ def recurrent():
     photo = keras.Input((16, 16, 3))
     x = layers.Reshape((16, 48))(layers.Rescaling(1 / 127.5, offset=-1)(photo))
     x = layers.GRU(8, return_sequences=True, dropout=0.2, name="rnn_1")(x)
-    x = layers.Bidirectional(layers.LSTM(6, recurrent_dropout=0.2, name="rnn_2"))(x)
+    lstm = layers.LSTM(6, return_sequences=True, recurrent_dropout=0.2)
+    x = layers.Bidirectional(lstm, name="rnn_2")(x)
     return keras.Model(photo, x)
 
 
@@ -43,8 +44,8 @@ def branching():
 
 CASES = {
     "cnn": (None, ["stage_2:", "head"]),
-    "transformer": (transformer, ["*_2", "head"]),
-    "recurrent": (recurrent, ["*bidirectional*", "head"]),
+    "transformer": (transformer, ["attention_2", "mlp_2", "head"]),
+    "recurrent": (recurrent, ["rnn_2", "head"]),
     "branching": (branching, ["late", "head"]),
 }
 
@@ -65,7 +66,7 @@ def always_cut(monkeypatch):
 def build(name, splits, small_cnn):
     keras.utils.set_random_seed(0)
     model = (CASES[name][0] or small_cnn)()
-    # `unit`: a random backbone gives no evidence of its range.
+    # A random backbone gives no evidence of its range.
     return ft.FineTuner(model, splits.spec, input_range=(0, 255), cache=FeatureCache())
 
 

@@ -20,6 +20,7 @@ import keras
 
 from tfinetune.assembly import Assembly
 from tfinetune.errors import TrainablePlanError, UnknownLayerError
+from tfinetune.inference import noise, silenced
 
 Rules = str | Sequence[str]
 BatchNormPolicy = Literal["frozen", "adapt"]
@@ -86,23 +87,15 @@ class Plan:
             return True
         return not any(
             (self.trains(layer) and layer.variables)
-            or (layer._seed_generators and not (id(layer) in self._silenced and _noise(layer)))
+            or (layer._seed_generators and not (id(layer) in self._silenced and noise(layer)))
             for layer in _with_sublayers(operation)
         )
 
     @contextlib.contextmanager
     def frozen_layers_deterministic(self) -> Iterator[None]:
         """Switch off dropout and noise of frozen layers: they do the same whether cached or not."""
-        silenced = [(layer, _noise(layer)) for layer in self._silenced.values()]
-        for layer, noise in silenced:
-            for name in noise:
-                setattr(layer, name, 0.0)
-        try:
+        with silenced(self._silenced.values()):
             yield
-        finally:
-            for layer, noise in silenced:
-                for name, amount in noise.items():
-                    setattr(layer, name, amount)
 
     @functools.cached_property
     def _silenced(self) -> dict[int, keras.Layer]:
@@ -113,17 +106,6 @@ class Plan:
             if id(layer) not in self.trainable
             for leaf in _with_sublayers(layer)
         }
-
-
-_NOISE_ATTRIBUTES = ("rate", "stddev", "dropout", "recurrent_dropout")
-
-
-def _noise(layer: keras.Layer) -> dict[str, float]:
-    """Return how much a layer drops or disturbs while training, by attribute."""
-    if not layer._seed_generators:
-        return {}
-    amounts = {name: getattr(layer, name, None) for name in _NOISE_ATTRIBUTES}
-    return {name: amount for name, amount in amounts.items() if isinstance(amount, float | int)}
 
 
 def groups_of(assembly: Assembly) -> dict[str, tuple[keras.Layer, ...]]:
