@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tfinetune.adaptation import Plan, group_multipliers, resolve
 from tfinetune.assembly import Assembly
 
+Views = Annotated[int, Field(ge=1)] | Literal["auto", "fresh"]
+
 ENOUGH_VIEWS = 20_000
 """Training examples, each view counted, past which `auto` keeps no more than two views of each."""
 
@@ -49,7 +51,7 @@ class Phase(BaseModel):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     batch_norm: Literal["frozen", "adapt"] = "frozen"
     augment: bool = True
-    views: Annotated[int, Field(ge=1)] | Literal["auto", "fresh"] = "auto"
+    views: Views = "auto"
 
     def plan(self, assembly: Assembly) -> Plan:
         """Resolve which layers train on a model; `apply` the result to set the flags."""

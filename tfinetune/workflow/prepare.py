@@ -10,13 +10,18 @@ from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.training import FeatureCache
 
 DEFAULT_BACKBONE = "EfficientNetV2B0"
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "assets" / "demo_backbone.h5"
 
 
 def prepare(
-    recipe: Recipe, reporter: Reporter, *, backbone: keras.Model | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    backbone: keras.Model | None = None,
+    cache: FeatureCache | None = None,
 ) -> tuple[Recipe, FineTuner, Splits]:
     """Load the backbone, then read the photos at its size.
 
@@ -24,6 +29,7 @@ def prepare(
         recipe: what to load.
         reporter: told of warnings and progress.
         backbone: a model in memory, in place of the one that the recipe names.
+        cache: for the tuner.
 
     Returns:
         The recipe with its backbone named, the tuner, and the data.
@@ -55,7 +61,12 @@ def prepare(
             progress=advance,
         )
     tuner = FineTuner(
-        backbone, splits.spec, dropout=recipe.dropout, seed=recipe.seed, reporter=reporter
+        backbone,
+        splits.spec,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+        cache=cache,
+        reporter=reporter,
     )
     return recipe, tuner, splits
 
