@@ -146,7 +146,7 @@ def test_half_precision_takes_half_and_stays_finite(tuner_and_splits):
     (half,) = FeatureCache(dtype="float16").features(backbone_of(tuner), splits.train)
     assert half.nbytes * 2 == full.nbytes
     np.testing.assert_allclose(half, full, rtol=1e-3, atol=1e-4)
-    weight = tuner.backbone.model.layers[-3].gamma
+    weight = tuner.backbone.model.get_layer("bn_3").gamma
     weight.assign(weight * 1e9)
     (clipped,) = FeatureCache(dtype="float16").features(backbone_of(tuner), splits.train)
     assert np.isfinite(clipped).all()
