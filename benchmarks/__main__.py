@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import feature_cache, worth
+from benchmarks import feature_cache, transfer, worth
 
-BENCHMARKS = {"worth": worth, "feature_cache": feature_cache}
+BENCHMARKS = {"worth": worth, "transfer": transfer, "feature_cache": feature_cache}
 """A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
 
 
