@@ -34,7 +34,8 @@ def list_entries(folder: Folder = None, as_json: AsJson = False) -> None:
             table.add_row(entry.description, decimal(entry.size), entry.key[:12])
         results().print(table)
         total = decimal(sum(entry.size for entry in entries))
-        results().print(f"{total} in {store.folder}; at most {decimal(store.capacity)} are kept.")
+        limit = f"at most {decimal(store.capacity)} are kept."
+        results().print(f"{total} in {store.folder}; {limit}", soft_wrap=True)
 
 
 @app.command()
@@ -49,4 +50,5 @@ def clear(folder: Folder = None, as_json: AsJson = False) -> None:
         if as_json:
             print_json({"removed": len(removed), "bytes": size})
         else:
-            results().print(f"Removed {len(removed)} entries, {decimal(size)}, in {store.folder}.")
+            sentence = f"Removed {len(removed)} entries, {decimal(size)}, in {store.folder}."
+            results().print(sentence, soft_wrap=True)
