@@ -2,9 +2,16 @@
 
 import argparse
 
-from benchmarks import transfer, worth
+from benchmarks import growth, serving, start, step, transfer, worth
 
-BENCHMARKS = {"worth": worth, "transfer": transfer}
+BENCHMARKS = {
+    "worth": worth,
+    "transfer": transfer,
+    "step": step,
+    "serving": serving,
+    "start": start,
+    "growth": growth,
+}
 """A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
 
 
