@@ -1,11 +1,14 @@
 """Files of ten years compute what the Keras that wrote them computed; see tests/fixtures."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 from fixtures import matrix
 
-from tfinetune.errors import UnsafeModelError
+from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.security.legacy_config import translate
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,36 @@ def test_a_model_that_was_compiled_opens_uncompiled(fixture):
     for case in ("compiled_with_old_optimizer", "compiled_with_metrics"):
         for file in ("model.h5", "model.keras"):
             assert not fixture(f"keras_2.15/{case}/{file}").open().compiled
+
+
+def test_damaged_configs_raise_backbone_errors_only(unpacked):
+    random = np.random.default_rng(0)
+    files = [f for f in unpacked[1].values() if f.path.suffix == ".json"]
+    refused = 0
+    for _ in range(400):
+        fixture = files[random.integers(len(files))]
+        config = json.loads(fixture.path.read_text())
+        for _ in range(2):
+            _break(config, random)
+        try:
+            translate(config, major_version=1 if "keras_1" in fixture.runtime else 2)
+        except BackboneError:
+            refused += 1
+    assert 50 < refused < 350
+
+
+def _break(value, random):
+    """Replace something somewhere inside a config."""
+    while True:
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        if not keys:
+            return
+        key = keys[random.integers(len(keys))]
+        if not isinstance(value[key], dict | list) or random.random() < 0.1:
+            replacements = (None, -1, "x", [], {}, [["x", 0, 0, {}]], {"class_name": "Dense"})
+            value[key] = replacements[random.integers(len(replacements))]
+            return
+        value = value[key]
 
 
 def test_frozen_layers_of_an_old_file_get_their_own_weights(fixture):
