@@ -21,7 +21,7 @@ from tfinetune.security.legacy_weights import assign
 
 Config = dict[str, Any]
 
-_OLD_CONTAINER = "_layer_checkpoint_dependencies"  # What Keras 2.13 called `layers`.
+_OLD_CONTAINER = "_layer_checkpoint_dependencies"  # `layers` in Keras 2.12 and 2.13.
 
 
 def load_archived_weights(
@@ -102,7 +102,7 @@ def _layers(
         layer = layers.get(item["config"].get("name", item.get("name")).replace("/", "_"))
         if layer is not None:
             yield layer, f"{container}/{_numbered(base, seen[base])}", item
-        # Keras 2.13 listed a layer that has weights twice.
+        # Keras 2.12 and 2.13 listed a layer that has weights twice.
         twice = container == _OLD_CONTAINER and layer is not None and layer.weights
         seen[base] += 2 if twice else 1
 
