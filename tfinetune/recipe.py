@@ -33,7 +33,8 @@ class Recipe(BaseModel):
         test: share held out to measure the shipped model, in [0, 1).
         strategy: a name in `tfinetune.training.strategies.STRATEGIES`.
         strategy_parameters: what the strategy is constructed with.
-        augmentation: a policy in `tfinetune.data.augmentation.POLICIES`.
+        augmentation: what `tfinetune.data.get_policy` takes: the name of a policy, or operations
+            such as `flip, rotate=15`.
         class_weights: `auto` weighs classes when the largest has over 3 times the smallest's
             photos; `always` or `never` decide it.
         dropout: rate before the last layer, in [0, 1).

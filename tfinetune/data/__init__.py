@@ -1,12 +1,15 @@
 """Data sets: opening, decoding, checking, dividing and augmenting them."""
 
 from tfinetune.data.augmentation import (
+    OPERATIONS,
     POLICIES,
+    Operation,
     Policy,
     augment_batch,
     draw_parameters,
     flip,
     get_policy,
+    mix_batch,
 )
 from tfinetune.data.decode import (
     ASPECTS,
@@ -27,11 +30,13 @@ __all__ = [
     "ASPECTS",
     "DECODER_VERSION",
     "MAX_PIXELS",
+    "OPERATIONS",
     "POLICIES",
     "REASONS",
     "Aspect",
     "DataSpec",
     "DuplicateGroup",
+    "Operation",
     "Policy",
     "Quarantined",
     "Split",
@@ -47,6 +52,7 @@ __all__ = [
     "get_policy",
     "inspect_header",
     "is_foreign",
+    "mix_batch",
     "printable",
     "try_decode_image",
 ]

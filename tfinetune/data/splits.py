@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.data.augmentation import Policy, augment_batch, draw_parameters, get_policy
+from tfinetune.data.augmentation import (
+    Policy,
+    augment_batch,
+    draw_parameters,
+    get_policy,
+    mix_batch,
+)
 from tfinetune.data.decode import DECODER_VERSION, Aspect
 from tfinetune.data.scan import decode_files, file_decoder
 from tfinetune.errors import DataError
@@ -144,12 +150,14 @@ class Split:
             epochs: with `epoch`, how many to yield one after the other, for
                 `fit(dataset, steps_per_epoch=split.steps(batch_size), epochs=epochs)`.
             shuffle: whether to draw a new order in each epoch.
-            augment: a name in `POLICIES`, or a policy.
+            augment: what `get_policy` takes: a name in `POLICIES`, or operations such as
+                "flip, rotate=15".
             seed: any integer.
             start: batches to leave out at the beginning, at no cost: where to resume.
 
         Returns:
-            Batches of (float32 [b, height, width, 3] in 0..255, int32 [b]).
+            Batches of (float32 [b, height, width, 3] in 0..255, int32 [b]); where `augment` mixes
+            examples, the labels are shares of the classes, float32 [b, num_classes].
 
         Raises:
             DataError: if an argument is out of range.
@@ -188,7 +196,10 @@ class Split:
         def finish(images, views, labels):
             if is_plain:
                 return tf.cast(images, tf.float32), labels
-            return augment_batch(images, views), labels
+            images = augment_batch(images, views, policy)
+            if not policy.mixes:
+                return images, labels
+            return mix_batch(images, tf.one_hot(labels, self.num_classes), views, policy)
 
         # CPU: on a machine with a GPU the constants would land there.
         with tf.device("CPU:0"):

@@ -16,10 +16,11 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from tfinetune.adaptation import AdamW, Plan
 from tfinetune.assembly import Assembly
-from tfinetune.data import Splits
+from tfinetune.data import Splits, get_policy
 from tfinetune.errors import TrainingError
 from tfinetune.reporting import Advance, Reporter
 from tfinetune.training.checkpoint import Arrays, Candidate, Checkpoint, TrainingState
+from tfinetune.training.class_weights import weigh_soft_labels
 from tfinetune.training.feature_cache import FeatureCache, cached_views
 from tfinetune.training.logistic import fit_logistic_head
 from tfinetune.training.phase import Phase
@@ -99,7 +100,10 @@ class Runner:
     def _train(self, phase: Phase, state: TrainingState, *, first_epoch: int) -> Candidate:
         train, validation = self.splits.train, self.splits.validation
         steps = train.steps(self.batch_size)
-        plan = compile_for(phase, self.assembly, steps=steps * phase.epochs)
+        policy = get_policy(phase.policy(self.augment))
+        plan = compile_for(
+            phase, self.assembly, steps=steps * phase.epochs, soft_labels=policy.mixes
+        )
         model = self.assembly.logits_model
         if state.optimizer:
             for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
@@ -110,10 +114,16 @@ class Runner:
                 epoch=first_epoch + state.epoch,
                 epochs=phase.epochs - state.epoch,
                 shuffle=True,
-                augment=phase.policy(self.augment),
+                augment=policy,
                 seed=self.seed,
             )
             held_out = validation and validation.dataset(self.batch_size, epoch=0)
+            class_weights = self.class_weights
+            if policy.mixes:
+                batches, class_weights = weigh_soft_labels(batches, class_weights), None
+                held_out = held_out and held_out.map(
+                    lambda images, labels: (images, ops.one_hot(labels, train.num_classes))
+                )
             with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
                 model.fit(
                     batches,
@@ -121,7 +131,7 @@ class Runner:
                     epochs=phase.epochs,
                     steps_per_epoch=steps,
                     validation_data=held_out,
-                    class_weight=self.class_weights,
+                    class_weight=class_weights,
                     shuffle=False,  # the data set has its own order
                     callbacks=[_Recorder(self, phase, state, steps=steps, advance=advance)],
                     verbose=0,
@@ -258,13 +268,14 @@ def _seed_generators(assembly: Assembly, seed: int) -> None:
         variable.assign(np.array([seed, index + 1], dtype=variable.dtype))
 
 
-def compile_for(phase: Phase, assembly: Assembly, *, steps: int) -> Plan:
+def compile_for(phase: Phase, assembly: Assembly, *, steps: int, soft_labels: bool = False) -> Plan:
     """Set the trainable flags of a phase and compile `assembly.logits_model` for it.
 
     Args:
         phase: what trains and how.
         assembly: compiled in place, its optimizer already built.
         steps: of the whole phase.
+        soft_labels: whether labels are shares of the classes instead of one class.
 
     Returns:
         The plan that was applied and checked.
@@ -272,10 +283,15 @@ def compile_for(phase: Phase, assembly: Assembly, *, steps: int) -> Plan:
     plan = phase.plan(assembly)
     plan.apply()
     model = assembly.logits_model
+    loss, accuracy = (
+        (keras.losses.CategoricalCrossentropy, keras.metrics.CategoricalAccuracy)
+        if soft_labels
+        else (keras.losses.SparseCategoricalCrossentropy, keras.metrics.SparseCategoricalAccuracy)
+    )
     model.compile(
         optimizer=build_optimizer(phase, assembly, steps=steps),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        loss=loss(from_logits=True),
+        metrics=[accuracy(name="accuracy")],
         jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions
     )
     model.optimizer.build(model.trainable_variables)
