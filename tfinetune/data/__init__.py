@@ -1,5 +1,6 @@
 """Data sets: opening, decoding, checking, dividing and augmenting them."""
 
+from tfinetune.data.arrays import from_arrays
 from tfinetune.data.augmentation import (
     OPERATIONS,
     POLICIES,
@@ -24,7 +25,14 @@ from tfinetune.data.decode import (
 from tfinetune.data.folders import find_candidates, find_files, printable
 from tfinetune.data.scan import decode_files, is_foreign
 from tfinetune.data.sources import from_image_folder
-from tfinetune.data.splits import DataSpec, DuplicateGroup, Quarantined, Split, Splits
+from tfinetune.data.splits import (
+    DataSpec,
+    DuplicateGroup,
+    InputSpec,
+    Quarantined,
+    Split,
+    Splits,
+)
 
 __all__ = [
     "ASPECTS",
@@ -36,6 +44,7 @@ __all__ = [
     "Aspect",
     "DataSpec",
     "DuplicateGroup",
+    "InputSpec",
     "Operation",
     "Policy",
     "Quarantined",
@@ -48,6 +57,7 @@ __all__ = [
     "find_candidates",
     "find_files",
     "flip",
+    "from_arrays",
     "from_image_folder",
     "get_policy",
     "inspect_header",
