@@ -60,7 +60,7 @@ class Recipe(BaseModel):
     dropout: Fraction = 0.2
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    decoder_version: int = 1
+    decoder_version: int = 2
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -146,7 +146,7 @@ def test_temperature_stays_one_without_a_mistake_and_rises_with_overconfident_on
 
 
 def test_mixed_examples_weigh_as_their_classes_do(small_cnn, splits):
-    """Where hardly anything is learnt, the loss reported is that of the labels and their weights."""
+    """Where hardly anything is learnt, the loss is that of the labels and their weights."""
     tuner = ft.FineTuner(small_cnn(), splits.spec, dropout=0)
     weights = {0: 1.0, 1: 2.0, 2: 4.0}
     phase = Phase(name="head", trainable="head", epochs=1, learning_rate=1e-9)
