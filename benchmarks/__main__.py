@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import worth
+from benchmarks import augmentation, pipeline, worth
 
-BENCHMARKS = {"worth": worth}
+BENCHMARKS = {"worth": worth, "augmentation": augmentation, "pipeline": pipeline}
 """A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.list:
         for name, module in BENCHMARKS.items():
-            print(f"{name:10s} {module.__doc__.splitlines()[0]}")
+            print(f"{name:12s} {module.__doc__.splitlines()[0]}")
     elif arguments.benchmark is None:
         parser.error("name a benchmark, or --list")
     else:

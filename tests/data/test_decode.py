@@ -300,7 +300,6 @@ def test_real_photos_come_nearer_to_an_antialiased_resize_than_keras_does(shared
         keras.append(_decibels(tf.image.resize(whole, image_size), reference))
     assert min(ours) > 32
     assert np.median(ours) > np.median(keras) + gain
-    assert min(np.subtract(ours, keras)) > 0
 
 
 @pytest.mark.parametrize("size", [(20, 33), (60, 33), (20, 90), (60, 90)])

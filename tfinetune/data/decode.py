@@ -45,6 +45,8 @@ ASPECTS: tuple[str, ...] = get_args(Aspect)
 # targets do not need but perceptual hashes do.
 _LEAST_SIDE = 128
 
+_EXIF_REACH = 2**18
+
 
 @tf.autograph.experimental.do_not_convert
 def inspect_header(contents: tf.Tensor) -> tf.Tensor:
@@ -171,14 +173,15 @@ def fit_image(image: tf.Tensor, *, image_size: tuple[int, int], aspect: Aspect) 
 
 
 def _resize(image: tf.Tensor, size: tuple) -> tf.Tensor:
-    # On photos the average is as quick as bilinear sampling, and about 10 dB nearer to a resize with
-    # antialiasing, which takes twice as long.
+    # On photos the average is hardly slower than bilinear sampling, and nearer by some 10 dB to a
+    # resize with antialiasing, which takes twice as long.
     resized = tf.cond(
         tf.reduce_all(tf.shape(image)[:2] >= size),
         lambda: tf.image.resize(image, size, method="area"),
         lambda: tf.image.resize(image, size, method="bilinear", antialias=True),
     )
-    return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
+    # Averages of 0..255 stay there.
+    return tf.cast(tf.round(resized), tf.uint8)
 
 
 def _decode_jpeg(contents: tf.Tensor, *, needed: int) -> tf.Tensor:
@@ -193,8 +196,10 @@ def _decode_jpeg(contents: tf.Tensor, *, needed: int) -> tf.Tensor:
         shorter = tf.minimum(shape[0], shape[1])
     scale = tf.reduce_sum(tf.cast(shorter >= [2 * needed, 4 * needed, 8 * needed], tf.int32))
     image = tf.switch_case(scale, [lambda ratio=ratio: at_scale(ratio) for ratio in (1, 2, 4, 8)])
-    # `\C` is any byte at all; a match elsewhere in the file costs no more than a closer look.
-    may_have_exif = tf.strings.regex_full_match(contents, r"\C*Exif\x00\x00\C*")
+    # EXIF follows the signature; `\C` is any byte at all, and a match elsewhere costs no more than
+    # a closer look.
+    beginning = tf.strings.substr(contents, 0, _EXIF_REACH)
+    may_have_exif = tf.strings.regex_full_match(beginning, r"\C*Exif\x00\x00\C*")
     return tf.cond(may_have_exif, lambda: _orient_by_header(image, contents), lambda: image)
 
 
