@@ -2,9 +2,15 @@
 
 import argparse
 
-from benchmarks import augmentation, pipeline, worth
+from benchmarks import augmentation, feature_cache, pipeline, transfer, worth
 
-BENCHMARKS = {"worth": worth, "augmentation": augmentation, "pipeline": pipeline}
+BENCHMARKS = {
+    "worth": worth,
+    "transfer": transfer,
+    "feature_cache": feature_cache,
+    "augmentation": augmentation,
+    "pipeline": pipeline,
+}
 """A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
 
 
@@ -19,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.list:
         for name, module in BENCHMARKS.items():
-            print(f"{name:12s} {module.__doc__.splitlines()[0]}")
+            print(f"{name:14s} {module.__doc__.splitlines()[0]}")
     elif arguments.benchmark is None:
         parser.error("name a benchmark, or --list")
     else:

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfinetune.backbones.graph import rebuild
+from tfinetune.backbones.graph import bottlenecks, rebuild
 from tfinetune.backbones.groups import LayerGroup, layer_groups
 from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.errors import BackboneError, UnknownLayerError
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,45 @@ class Backbone:
     """A pretrained feature extractor.
 
     Attributes:
-        model: functional model of fresh stock layers with one image input, in the backbone's own
-            pixel range. Its output is a map `[b, h, w, c]`, tokens `[b, t, c]` or a vector
-            `[b, c]`.
-        input_scaling: takes photos of 0..255 to that range.
+        model: functional model of fresh stock layers. An image input is in the backbone's own
+            pixel range. Its output, or each of them, is a map `[b, h, w, c]`, tokens `[b, t, c]`
+            or a vector `[b, c]`.
+        input_scaling: takes photos of 0..255 to that range; None where it takes no image.
         groups: "stem", "stage_1", …; every layer of `model` is in exactly one.
         provenance: where it comes from.
     """
 
     model: keras.Model
-    input_scaling: InputScaling
+    input_scaling: InputScaling | None
     groups: tuple[LayerGroup, ...]
     provenance: Provenance
 
     @classmethod
     def of(
-        cls, model: keras.Model, *, input_scaling: InputScaling, provenance: Provenance
+        cls, model: keras.Model, *, input_scaling: InputScaling | None, provenance: Provenance
     ) -> "Backbone":
         """Return a backbone around `model`, its layers grouped."""
         return cls(model, input_scaling, layer_groups(model), provenance)
 
     @property
+    def takes_image(self) -> bool:
+        """Whether its one input is an image."""
+        return self.input_scaling is not None
+
+    @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images it takes."""
+        """Height and width of the images it takes.
+
+        Raises:
+            BackboneError: if it takes no image.
+        """
+        if not self.takes_image:
+            shapes = [list(tensor.shape[1:]) for tensor in self.model.inputs]
+            shown = ", ".join(map(str, shapes)).replace("None", "any")
+            raise BackboneError(
+                f"{self.provenance.source} takes no image: its input is {shown} per example. "
+                "Photos need a backbone that takes one input of height, width and 1 or 3 channels."
+            )
         return tuple(self.model.inputs[0].shape[1:3])
 
     @property
@@ -83,6 +100,32 @@ class Backbone:
             rebuild(self.model, image_size=tuple(image_size)),
             note=f"rebuilt from {before} to {after} pixels with the same weights",
         )
+
+    def depths(self) -> dict[str, keras.KerasTensor]:
+        """Return for each group the last tensor in it that everything behind is computed from.
+
+        Groups without one, or whose tensor has no channels to average, are left out.
+        """
+        group_of = {id(layer): group.name for group in self.groups for layer in group.layers}
+        return {
+            group_of[id(step.operation)]: step.tensor
+            for step in bottlenecks(self.model)
+            if id(step.operation) in group_of and 2 <= len(step.tensor.shape) <= 5
+        }
+
+    def up_to(self, group: str) -> "Backbone":
+        """Return the backbone that ends with a group, sharing its layers.
+
+        Raises:
+            UnknownLayerError: if it cannot end there.
+        """
+        depths = self.depths()
+        if group not in depths:
+            raise UnknownLayerError(
+                f"The backbone cannot end with {group!r}. Allowed: {', '.join(depths)}."
+            )
+        model = keras.Model(self.model.input, depths[group], name=self.model.name)
+        return self._around(model, note=f"ends with {group}")
 
     def reinitialized(self, seed: int) -> "Backbone":
         """Return the same architecture with fresh random weights, reproducible under `seed`.

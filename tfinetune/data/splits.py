@@ -144,6 +144,20 @@ class Split:
             raise DataError(f"The examples of the {self.name} split are arrays, not photos.")
         return self.examples.images(indices)
 
+    def policy(self, augment: str | Policy) -> Policy:
+        """Return an augmentation policy that these examples can have.
+
+        Raises:
+            DataError: if it is unknown, or asks for views of what is no photo.
+        """
+        policy = get_policy(augment)
+        if policy != Policy() and not isinstance(self.examples, Photos):
+            raise DataError(
+                f"The examples of the {self.name} split are no photos: augment={augment!r} cannot "
+                "be applied. Pass augment='none'."
+            )
+        return policy
+
     def dataset(
         self,
         batch_size: int = 32,
@@ -152,6 +166,7 @@ class Split:
         epochs: int = 1,
         shuffle: bool = False,
         augment: str | Policy = "none",
+        views: int | None = None,
         seed: int = 0,
         start: int = 0,
     ) -> tf.data.Dataset:
@@ -169,6 +184,8 @@ class Split:
             shuffle: whether to draw a new order in each epoch.
             augment: what `get_policy` takes: a name in `POLICIES`, or operations such as
                 "flip, rotate=15"; for photos only.
+            views: how many views of each example the epochs cycle through; None draws a new one in
+                every epoch.
             seed: any integer.
             start: batches to leave out at the beginning, at no cost: where to resume.
 
@@ -186,7 +203,7 @@ class Split:
             >>> train = from_image_folder("photos/").train
             >>> model.fit(train.dataset(32, shuffle=True, augment="light"), epochs=10)
         """
-        policy = get_policy(augment)
+        policy = self.policy(augment)
         if batch_size < 1 or epochs < 1 or start < 0:
             raise DataError(
                 f"Cannot batch the {self.name} split: received batch_size={batch_size}, "
@@ -198,28 +215,24 @@ class Split:
                 "every iteration another epoch."
             )
         is_photo = isinstance(self.examples, Photos)
-        if policy.operations and not is_photo:
-            raise DataError(
-                f"The examples of the {self.name} split are no photos: augment={augment!r} cannot "
-                "be applied. Pass augment='none'."
-            )
 
         @tf.autograph.experimental.do_not_convert
         def batches_of(epoch):
             # Two streams of one seed: the order must not tell the views.
             order_seed, view_seed = (2 * tf.constant(seed, tf.int64) + i for i in range(2))
             order = _order(len(self), seed=order_seed, epoch=epoch, shuffle=shuffle)
-            views = draw_parameters(len(self), policy, seed=view_seed, epoch=epoch)
-            examples = (order, tf.gather(views, order))
+            number = epoch if views is None else epoch % views
+            drawn = draw_parameters(len(self), policy, seed=view_seed, epoch=number)
+            examples = (order, tf.fill([len(self)], epoch), tf.gather(drawn, order))
             return tf.data.Dataset.from_tensor_slices(examples).batch(batch_size)
 
         @tf.autograph.experimental.do_not_convert
-        def finish(values, indices, views):
+        def finish(values, indices, epochs, drawn):
             classes = tf.gather(labels, indices)
             if is_photo:
-                values = augment_batch(values, views, policy)
+                values = augment_batch(values, drawn, policy)
             if policy.mixes:
-                return mix_batch(values, tf.one_hot(classes, self.num_classes), views, policy)
+                return mix_batch(values, tf.one_hot(classes, self.num_classes), drawn, policy)
             return values, classes
 
         # CPU: on a machine with a GPU the constants would land there.
