@@ -138,8 +138,8 @@ def scan_files(
                 if keep_pixels:
                     pixels[row] = image
                 usable.append(readable[place])
-            if progress:
-                progress(len(usable) + len(paths) - len(readable), len(paths))
+                if progress:
+                    progress(row + 1 + len(paths) - len(readable), len(paths))
     finally:
         # After Ctrl-C nobody waits for the digests of all the other files.
         pool.shutdown(cancel_futures=True)
