@@ -25,6 +25,7 @@ from tfinetune.data.headers import (
     OK,
     REASONS,
 )
+from tfinetune.data.pixels import Pixels, PixelStore
 from tfinetune.storage import sha256_file
 
 THUMBNAIL_SIDE = 32
@@ -45,7 +46,7 @@ class Scan:
         usable: int64 [k], the indices of the files that decode, ascending.
         sha256: hexadecimal digests of the usable files, k.
         thumbnails: uint8 [k, 32, 32, 3], each whole photo, upright, squeezed to a square.
-        pixels: uint8 [k, H, W, 3], or None if they were not to be kept.
+        pixels: uint8 [k, H, W, 3], or None if they were not or could not be kept.
         failures: reason by index.
         foreign: indices of the files that neither are nor claim to be images.
     """
@@ -53,7 +54,7 @@ class Scan:
     usable: np.ndarray
     sha256: tuple[str, ...]
     thumbnails: np.ndarray
-    pixels: np.ndarray | None
+    pixels: Pixels | None
     failures: dict[int, str]
     foreign: tuple[int, ...]
 
@@ -102,7 +103,7 @@ def scan_files(
     *,
     image_size: tuple[int, int],
     aspect: Aspect,
-    keep_pixels: bool,
+    store: PixelStore | None,
     progress: Progress | None = None,
 ) -> Scan:
     """Read every file once for all that a data set needs to know of it.
@@ -111,7 +112,7 @@ def scan_files(
         paths: candidate files, in the order that indices refer to.
         image_size: height and width of `Scan.pixels`.
         aspect: as for `decode_image`.
-        keep_pixels: whether to keep the decoded pixels in memory.
+        store: keeps the decoded pixels; None forgets them.
         progress: called with (files done, files in all).
     """
     pool = ThreadPoolExecutor()
@@ -120,10 +121,7 @@ def scan_files(
         failures = {index: reason for index, reason in enumerate(reasons) if reason}
         readable = [index for index in range(len(paths)) if index not in failures]
         checksums = [pool.submit(sha256_file, paths[index]) for index in readable]
-        decoder = _scanner(image_size, aspect, keep_pixels)
-        shape = (len(readable), *image_size, 3)
-        # The system hands out these pages as they are written to: bad files cost nothing.
-        pixels = np.empty(shape, np.uint8) if keep_pixels else None
+        decoder = _scanner(image_size, aspect, store is not None)
         thumbnails = np.empty((len(readable), THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
         usable, digests = [], []
         for batch in _stream([paths[i] for i in readable], decoder):
@@ -135,8 +133,8 @@ def scan_files(
                     continue
                 row = len(usable)
                 thumbnails[row] = thumbnail
-                if keep_pixels:
-                    pixels[row] = image
+                if store is not None:
+                    store.append(image)
                 usable.append(readable[place])
                 if progress:
                     progress(row + 1 + len(paths) - len(readable), len(paths))
@@ -152,7 +150,7 @@ def scan_files(
         usable=np.array(usable, np.int64),
         sha256=tuple(digests),
         thumbnails=thumbnails[: len(usable)],
-        pixels=pixels[: len(usable)] if keep_pixels else None,
+        pixels=None if store is None else store.finish(),
         failures={i: failures[i] for i in sorted(set(failures).difference(foreign))},
         foreign=foreign,
     )
