@@ -42,10 +42,10 @@ Aspect = Literal["crop", "pad", "stretch"]
 ASPECTS: tuple[str, ...] = get_args(Aspect)
 
 # A JPEG decoded at a fraction of its scale keeps this many pixels on its shorter side, which tiny
-# targets do not need but perceptual hashes do.
+# targets do not need but perceptual hashes do. (At two scales, few of their 64 bits differ.)
 _LEAST_SIDE = 128
 
-_EXIF_REACH = 2**18
+_EXIF_REACH = 2**18  # bytes
 
 
 @tf.autograph.experimental.do_not_convert

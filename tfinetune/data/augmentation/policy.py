@@ -104,9 +104,9 @@ class Policy:
         return self.always + self.pool
 
     @property
-    def flip(self) -> float:
-        """The share of views that are mirrored left to right, at least."""
-        return max((o.amount for o in self.operations if type(o) is Flip), default=0.0)
+    def mirrors(self) -> bool:
+        """Whether some views are mirrored left to right."""
+        return any(type(operation) is Flip and operation.amount for operation in self.operations)
 
     @property
     def mixes(self) -> bool:
