@@ -94,8 +94,6 @@ class Pixelwise(Operation):
 class Mixing(Operation):
     """Mixes each example of a batch, and its label, with another one of it."""
 
-    neutral = (1.0, 0.0, 0.0)
-
     @abstractmethod
     def mix(self, images: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Mix each image with the one before it (the first with the last).
