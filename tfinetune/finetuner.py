@@ -31,6 +31,7 @@ from tfinetune.training import (
     class_weights,
     run_phases,
 )
+from tfinetune.training.precision import PrecisionName, choose_precision
 from tfinetune.training.strategies import LPFT, Strategy
 
 
@@ -49,11 +50,15 @@ class FineTuner:
         input_range: what pixel values 0 and 255 become for the backbone; None detects it.
         dropout: rate before the last layer, in [0, 1).
         seed: of the head, dropout, order and augmentation.
+        precision: that the backbone computes in while `fit` trains it: `float32`,
+            `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that this machine was measured
+            to have. What `fit` leaves computes in float32.
         cache: where outputs of frozen layers are kept; give several tuners the same one to share
             them. None takes 2 GiB of memory and up to 10 GiB in `~/.cache/tfinetune`.
         reporter: shows progress; None is silent.
 
     Attributes:
+        precision: what was chosen, and why.
         model: the plain `keras.Model`: image `[b, H, W, 3]`, 0..255, to probabilities.
 
     Raises:
@@ -77,6 +82,7 @@ class FineTuner:
         input_range: tuple[float, float] | str | None = None,
         dropout: float = 0.2,
         seed: int = 0,
+        precision: PrecisionName = "auto",
         cache: FeatureCache | None = None,
         reporter: Reporter | None = None,
     ) -> None:
@@ -94,6 +100,7 @@ class FineTuner:
         self.reporter = reporter or Reporter()
         self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
         self.assembly = Assembly(backbone, spec.num_classes, dropout=dropout, seed=seed)
+        self.precision = choose_precision(precision, self.assembly)
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
         self._plan: Plan = resolve("all", self.assembly)
@@ -200,6 +207,7 @@ class FineTuner:
                 batch_size=batch_size,
                 augment=augment,
                 seed=self.seed,
+                precision=self.precision.name,
                 class_weights=self.class_weights,
                 checkpoint=Checkpoint(checkpoint) if checkpoint else None,
                 cache=self.cache,

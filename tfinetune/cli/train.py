@@ -71,6 +71,12 @@ def command(
         str | None, typer.Option(help="auto (default: past 3:1), always or never.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Rate before the last layer [0.2].")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (default: what is fastest here), float32, mixed_bfloat16 or mixed_float16."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of split, order, augmentation and head [0].")
@@ -106,6 +112,7 @@ def command(
         "augmentation": augmentation,
         "class_weights": class_weights,
         "dropout": dropout,
+        "precision": precision,
         "batch_size": batch_size,
         "seed": seed,
     }

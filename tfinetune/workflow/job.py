@@ -86,6 +86,8 @@ def train(
             if not recipe.backbone or backbone is not None:  # it was chosen, or kept, then
                 recipe = recipe.replace(backbone=folder.recipe().backbone)
             backbone = None
+            if recipe.precision == "auto":  # what was measured then; now it may come out otherwise
+                recipe = recipe.replace(precision=folder.recipe().precision)
             folder.check_same_recipe(recipe)
             if folder.finished:
                 reporter.say(f"The run in {output} is finished already.")
@@ -98,7 +100,9 @@ def train(
             "phases": [phase.model_dump(mode="json") for phase in phases],
             "plan": plan_rows(tuner, phases),
             "comparison": comparison or [],
+            "precision": vars(tuner.precision),
         }
+        recipe = recipe.replace(precision=tuner.precision.name)
         if resume:
             folder.check_same_start(started)
         else:
@@ -157,6 +161,7 @@ def _execute(
     metrics |= {
         "parity": [vars(row) for row in parity],
         "comparison": started["comparison"],
+        "precision": started["precision"],
         "seconds": watch.seconds,
         "total_seconds": watch.total,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -69,6 +69,7 @@ def prepare(
         splits.spec,
         dropout=recipe.dropout,
         seed=recipe.seed,
+        precision=recipe.precision,
         cache=cache,
         reporter=reporter,
     )
