@@ -2,8 +2,8 @@
 
 Every training runs in a process of its own, from the same decoded photos and an opened backbone to
 a trained model; contestants alternate, and medians over `--repeats` are compared. 30% of the photos
-are set aside to measure accuracy. Gradual unfreezing trains the head, then the last 10, 20 and 30% of
-the layers, in four phases of `--epochs` each.
+are set aside to measure accuracy. Gradual unfreezing trains the head, then the last 10, 20 and 30%
+of the layers, in four phases of `--epochs` each.
 
     python -m benchmarks feature_cache --data photos/ --backbone base_model.keras
 """
