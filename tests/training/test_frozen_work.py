@@ -6,9 +6,11 @@ import pytest
 from keras import layers
 
 import tfinetune as ft
+from tfinetune.errors import TrainablePlanError
 from tfinetune.training import FeatureCache, Phase, View, frozen_prefix, run_phases
 from tfinetune.training.estimate import estimate_seconds
 from tfinetune.training.frozen_prefix import FlatGraph
+from tfinetune.training.runner import compile_for
 
 
 def transformer():
@@ -209,3 +211,12 @@ def test_estimate_counts_frozen_work_once_and_leaves_the_weights(photos, small_c
     assert list(seconds) == ["probe", "top"] and all(value > 0 for value in seconds.values())
     for first, second in zip(before, tuner.assembly.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_suffix_that_lacks_what_trains_is_refused(photos, small_cnn):
+    tuner = tuner_for(small_cnn(), photos)
+    graph = FlatGraph(tuner.assembly.logits_model)
+    suffix = graph.segment(graph.cuts(lambda operation: operation.name != "dropout")[-1], None)
+    phase = Phase(name="all", trainable="all", epochs=1)
+    with pytest.raises(TrainablePlanError, match="lie before the layers that it was to fit"):
+        compile_for(phase, tuner.assembly, model=suffix, steps=1)
