@@ -185,10 +185,11 @@ class FeatureCache:
                         f"{segments[-1].end}",
                     )
                     found = self.store.open(key)
+            if found:  # else another process needed the room at once
                 return found
         except StorageError as error:
             self.reporter.say(f"Features are kept in memory only: {error}")
-            return self._in_memory(segments, split, view)
+        return self._in_memory(segments, split, view)
 
     def _open(self, key: str) -> Arrays | None:
         try:

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from tfinetune.adaptation import AdamW, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Splits, get_policy
-from tfinetune.errors import StorageError, TrainingError
+from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
 from tfinetune.reporting import Advance, Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
 from tfinetune.training.class_weights import weigh_soft_labels
@@ -343,9 +343,19 @@ def compile_for(
 
     Returns:
         The plan that was applied and checked.
+
+    Raises:
+        TrainablePlanError: if `model` lacks a variable that trains.
     """
     plan = phase.plan(assembly)
     plan.apply()
+    behind = {id(variable) for variable in model.trainable_variables}
+    before = [v.path for v in assembly.logits_model.trainable_variables if id(v) not in behind]
+    if before:
+        raise TrainablePlanError(
+            f"{len(before)} variables of {phase.name!r} lie before the layers that it was to fit "
+            f"({', '.join(before[:5])}): they would not train. Set views='fresh' on the phase."
+        )
     loss, accuracy = (
         (keras.losses.CategoricalCrossentropy, keras.metrics.CategoricalAccuracy)
         if soft_labels
