@@ -51,8 +51,8 @@ class FineTuner:
         dropout: rate before the last layer, in [0, 1).
         seed: of the head, dropout, order and augmentation.
         precision: that the backbone computes in while `fit` trains it: `float32`,
-            `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that this machine was measured
-            to have. What `fit` leaves computes in float32.
+            `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that is measured now. What
+            `fit` leaves computes in float32.
         cache: where outputs of frozen layers are kept; give several tuners the same one to share
             them. None takes 2 GiB of memory and up to 10 GiB in `~/.cache/tfinetune`.
         reporter: shows progress; None is silent.
@@ -82,7 +82,7 @@ class FineTuner:
         input_range: tuple[float, float] | str | None = None,
         dropout: float = 0.2,
         seed: int = 0,
-        precision: PrecisionName = "auto",
+        precision: PrecisionName = "float32",
         cache: FeatureCache | None = None,
         reporter: Reporter | None = None,
     ) -> None:

@@ -41,8 +41,8 @@ class Recipe(BaseModel):
         class_weights: `auto` weighs classes when the largest has over 3 times the smallest's
             photos; `always` or `never` decide it.
         dropout: rate before the last layer, in [0, 1).
-        precision: that the backbone computes in while it is trained; `auto` is the fastest that was
-            measured on the machine, and a run's recipe names it.
+        precision: that the backbone computes in while it is trained; `auto` measures which is
+            fastest, and the recipe of the run then names it.
         batch_size: photos a training step.
         seed: of the split, the order, the augmentation and the initial weights.
         decoder_version: which decoder made the pixels.
@@ -64,7 +64,7 @@ class Recipe(BaseModel):
     augmentation: str = "light"
     class_weights: Literal["auto", "always", "never"] = "auto"
     dropout: Fraction = 0.2
-    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoder_version: int = 2

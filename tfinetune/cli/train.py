@@ -78,7 +78,7 @@ def command(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="auto (default: what is fastest here), float32, mixed_bfloat16 or mixed_float16."
+            help="float32 (default), mixed_bfloat16, mixed_float16, or auto: the fastest here."
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
