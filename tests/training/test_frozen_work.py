@@ -175,6 +175,13 @@ def test_what_does_not_pay_is_run_plainly_and_on_fresh_views(photos, small_cnn):
     assert work.describe(0) is None
 
 
+def test_examples_that_are_mixed_with_their_batch_are_never_cached(photos, small_cnn):
+    phases = [Phase(name="head", trainable="head", epochs=20)]
+    tuner = tuner_for(small_cnn(), photos)
+    assert tuner.frozen_work(photos, phases, augment="flip, cutmix").cuts == [None]
+    assert tuner.frozen_work(photos, phases, augment="flip, cutout").cuts != [None]
+
+
 def test_cut_never_loses_a_mask_or_keeps_strings(monkeypatch):
     words = keras.Input((), dtype="string", name="text")
     x = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=4)(words)

@@ -74,7 +74,7 @@ def augmented_views(augment: str | Policy, *, count: int, seed: int) -> list[Vie
 
 def probe_views(augment: str) -> list[View]:
     """Return the views that a convex solver fits: mirrored too where the policy mirrors."""
-    return [CLEAN, MIRRORED] if get_policy(augment).flip else [CLEAN]
+    return [CLEAN, MIRRORED] if get_policy(augment).mirrors else [CLEAN]
 
 
 class Segment:
