@@ -10,6 +10,7 @@ import numpy as np
 from tfinetune.backbones.graph import rebuild
 from tfinetune.backbones.groups import LayerGroup, layer_groups
 from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.errors import BackboneError
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,45 @@ class Backbone:
     """A pretrained feature extractor.
 
     Attributes:
-        model: functional model of fresh stock layers with one image input, in the backbone's own
-            pixel range. Its output is a map `[b, h, w, c]`, tokens `[b, t, c]` or a vector
-            `[b, c]`.
-        input_scaling: takes photos of 0..255 to that range.
+        model: functional model of fresh stock layers. An image input is in the backbone's own
+            pixel range. Its output, or each of them, is a map `[b, h, w, c]`, tokens `[b, t, c]`
+            or a vector `[b, c]`.
+        input_scaling: takes photos of 0..255 to that range; None where it takes no image.
         groups: "stem", "stage_1", …; every layer of `model` is in exactly one.
         provenance: where it comes from.
     """
 
     model: keras.Model
-    input_scaling: InputScaling
+    input_scaling: InputScaling | None
     groups: tuple[LayerGroup, ...]
     provenance: Provenance
 
     @classmethod
     def of(
-        cls, model: keras.Model, *, input_scaling: InputScaling, provenance: Provenance
+        cls, model: keras.Model, *, input_scaling: InputScaling | None, provenance: Provenance
     ) -> "Backbone":
         """Return a backbone around `model`, its layers grouped."""
         return cls(model, input_scaling, layer_groups(model), provenance)
 
     @property
+    def takes_image(self) -> bool:
+        """Whether its one input is an image."""
+        return self.input_scaling is not None
+
+    @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images it takes."""
+        """Height and width of the images it takes.
+
+        Raises:
+            BackboneError: if it takes no image.
+        """
+        if not self.takes_image:
+            shapes = [list(tensor.shape[1:]) for tensor in self.model.inputs]
+            shown = ", ".join(map(str, shapes)).replace("None", "any")
+            raise BackboneError(
+                f"{self.provenance.source} takes no image: its input is {shown} per example. "
+                "Photos need a backbone that takes one input of height, width and 1 or 3 channels."
+            )
         return tuple(self.model.inputs[0].shape[1:3])
 
     @property
