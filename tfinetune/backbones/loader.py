@@ -177,8 +177,9 @@ def _adapt(
     check_equal(headless, model, what="Cutting the top off")
     scaling = None
     if is_image:
-        scaling, confidence = _scaling(model, opened, input_range, warnings)
-        notes.append(f"input range {scaling.describe()}: {scaling.origin} ({confidence})")
+        scaling, doubts = _scaling(model, opened, input_range)
+        warnings.extend(doubts)
+        notes.append(f"input range {scaling.describe()}: {scaling.origin} ({scaling.confidence})")
     backbone = Backbone.of(
         model,
         input_scaling=scaling,
@@ -202,8 +203,9 @@ def _own_size(
 
 
 def _scaling(
-    model: keras.Model, opened: _Opened, input_range: InputRange | None, warnings: list[str]
-) -> tuple[InputScaling, str]:
+    model: keras.Model, opened: _Opened, input_range: InputRange | None
+) -> tuple[InputScaling, tuple[str, ...]]:
+    """Return the scaling that was asked for, or else found, and warnings."""
     if input_range is None:
         return detect_input_scaling(model, known=opened.scaling)
     if isinstance(input_range, str):
@@ -214,13 +216,14 @@ def _scaling(
         raise InputRangeError(
             f"input_range={input_range!r} is no pixel range. Allowed: (low, high), such as (-1, 1)."
         )
+    given = replace(given, confidence="override")
     own = own_scaling(model)
-    if own is not None and own.describe() != given.describe():
-        warnings.append(
-            f"the input range {given.describe()} was given, but the model begins with "
-            f"{own.origin}, which wants {own.describe()}: pixels may be normalized twice"
-        )
-    return given, "override"
+    if own is None or own.describe() == given.describe():
+        return given, ()
+    return given, (
+        f"the input range {given.describe()} was given, but the model begins with {own.origin}, "
+        f"which wants {own.describe()}: pixels may be normalized twice",
+    )
 
 
 def _resized_or_warned(backbone: Backbone, size: tuple[int, int]) -> Backbone:
