@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import worth
+from benchmarks import load, worth
 
-BENCHMARKS = {"worth": worth}
+BENCHMARKS = {"load": load, "worth": worth}
 """A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
 
 
