@@ -7,6 +7,7 @@ counted along the longest path from the inputs, so parallel towers share their n
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,11 @@ class LayerGroup:
     def parameters(self) -> int:
         """The number of weights in the group, moving statistics included."""
         return sum(layer.count_params() for layer in self.layers)
+
+
+def is_group_name(name: str) -> bool:
+    """Return whether a name is that of a group, in whatever model."""
+    return re.fullmatch(r"stem|stage_[1-9][0-9]*", name) is not None
 
 
 def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:

@@ -70,11 +70,17 @@ def _explained(examine: Callable[[Path], Facts], path: Path) -> Facts:
 
 
 def _examine_model(path: Path) -> Facts:
+    # First: HDF5 may begin anywhere in a file, so the weights in a zip can pass for one.
+    if _starts_as_zip(path) and zipfile.is_zipfile(path):
+        return _examine_zip(path)
     if h5py.is_hdf5(path):
         return _examine_hdf5(path)
-    if zipfile.is_zipfile(path):
-        return _examine_zip(path)
     raise BackboneError(f"{path} is not a model: {_describe_bytes(path)}. {NATIVE_HINT}")
+
+
+def _starts_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _examine_weights(path: Path) -> Facts:

@@ -55,8 +55,8 @@ def read_model_file(path: str | Path) -> ModelFile:
     return ModelFile(path, **examine_confined("examine_model", path))
 
 
-def check_weights_file(path: str | Path) -> None:
-    """Check a weights-only HDF5 file.
+def check_weights_file(path: str | Path) -> int:
+    """Check a weights-only HDF5 file and return how many numbers it stores.
 
     Raises:
         UnsafeModelError: as `read_model_file`.
@@ -64,7 +64,7 @@ def check_weights_file(path: str | Path) -> None:
     """
     path = Path(path)
     _refuse_what_is_no_file(path)
-    examine_confined("examine_weights", path)
+    return examine_confined("examine_weights", path)["stored_elements"]
 
 
 def _refuse_what_is_no_file(path: Path) -> None:

@@ -10,13 +10,20 @@ from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.training import FeatureCache
+from tfinetune.training.depth import choose_depth
 
+AUTO_FEATURES = "auto"
 DEFAULT_BACKBONE = "EfficientNetV2B0"
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "assets" / "demo_backbone.h5"
 
 
 def prepare(
-    recipe: Recipe, reporter: Reporter, *, backbone: keras.Model | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    backbone: keras.Model | None = None,
+    cache: FeatureCache | None = None,
 ) -> tuple[Recipe, FineTuner, Splits]:
     """Load the backbone, then read the photos at its size.
 
@@ -24,6 +31,7 @@ def prepare(
         recipe: what to load.
         reporter: told of warnings and progress.
         backbone: a model in memory, in place of the one that the recipe names.
+        cache: for the tuner.
 
     Returns:
         The recipe with its backbone named, the tuner, and the data.
@@ -54,8 +62,16 @@ def prepare(
             seed=recipe.seed,
             progress=advance,
         )
+    if recipe.features == AUTO_FEATURES:
+        backbone = choose_depth(backbone, splits.train, seed=recipe.seed, reporter=reporter)
     tuner = FineTuner(
-        backbone, splits.spec, dropout=recipe.dropout, seed=recipe.seed, reporter=reporter
+        backbone,
+        splits.spec,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        cache=cache,
+        reporter=reporter,
     )
     return recipe, tuner, splits
 
@@ -66,6 +82,7 @@ def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:
         weights=recipe.weights,
         image_size=recipe.image_size,
         input_range=recipe.input_range,
+        features=None if recipe.features == AUTO_FEATURES else recipe.features,
         seed=recipe.seed,
     )
 
