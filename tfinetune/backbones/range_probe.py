@@ -1,6 +1,7 @@
 """Measure how well photos in each candidate range reproduce a model's BatchNorm statistics."""
 
 from functools import lru_cache
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.datasets import load_sample_images
 from tfinetune.backbones.graph import ordered_nodes
 from tfinetune.backbones.input_scaling import InputScaling
 
-_PROBED_LAYERS = 3
+_PROBED_LAYERS = 2
 
 
 def probe_ranges(model: keras.Model) -> dict[str, float]:
@@ -30,21 +31,22 @@ def probe_ranges(model: keras.Model) -> dict[str, float]:
         incoming = probe(InputScaling.preset(name).apply(photos), training=False)
         incoming = incoming if isinstance(incoming, list) else [incoming]
         distances = [
-            _distance(np.asarray(values, "float64"), node.operation)
+            _distance(values, node.operation)
             for values, node in zip(incoming, nodes, strict=True)
         ]
         scores[name] = float(np.mean(distances))
     return scores
 
 
-def _distance(incoming: np.ndarray, layer: keras.layers.BatchNormalization) -> float:
+def _distance(incoming: Any, layer: keras.layers.BatchNormalization) -> float:
     """Compare incoming activations with a BatchNorm layer's memory of them.
 
     Shift in units of the larger deviation and log ratio of deviations: both stay bounded for dead
     channels, whose stored variance is next to nothing.
     """
-    axes = tuple(range(incoming.ndim - 1))
-    mean, variance = incoming.mean(axes), incoming.var(axes) + layer.epsilon
+    moments = keras.ops.moments(incoming, axes=list(range(len(incoming.shape) - 1)))
+    mean, variance = (np.asarray(moment, "float64") for moment in moments)
+    variance += layer.epsilon
     stored_mean = np.asarray(layer.moving_mean, "float64")
     stored_variance = np.asarray(layer.moving_variance, "float64") + layer.epsilon
     shift = np.abs(mean - stored_mean) / np.sqrt(np.maximum(variance, stored_variance))
