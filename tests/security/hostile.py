@@ -47,6 +47,12 @@ H5: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         "one object under two names",
     ),
     "data set under many names": (lambda file: _many_names(file), "one object under two names"),
+    "names with detours": (
+        lambda file: file["model_weights"].attrs.__setitem__(
+            "layer_names", [b"/".join([b"."] * n + [b"conv"]) for n in range(9)]
+        ),
+        "a path with detours",
+    ),
     "texts of any length": (
         lambda file: file.create_dataset("texts", data=["a" * 1000] * 9, dtype=h5py.string_dtype()),
         "references or texts of any length",
@@ -86,6 +92,13 @@ CONFIG: dict[str, tuple[Callable[[list], Any], str]] = {
     "huge units": (
         lambda layers: layers[-1]["config"].update(units=10**9),
         "more parameters than the .* values it stores",
+    ),
+    "immense window": (
+        lambda layers: layers[1].update(
+            class_name="STFTSpectrogram",
+            config={"fft_length": 2**26, "frame_length": 2**25, "frame_step": 4},
+        ),
+        "fft_length=67,108,864",
     ),
     "vocabulary file": (
         lambda layers: layers[1].update(

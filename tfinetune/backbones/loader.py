@@ -20,6 +20,8 @@ from tfinetune.backbones.graph import (
     alone,
     augmentation_layers,
     check_equal,
+    check_finite,
+    detach,
     flatten,
     is_functional,
     rebuild,
@@ -176,8 +178,12 @@ def _adapt(
     notes.append(cut.note)
     name = _safe_name(opened.model.name)
     headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
-    model = rebuild(headless, image_size=own_size)
-    check_equal(headless, model, what="Cutting the top off")
+    if opened.kind == "object" or _must_change(headless, own_size):
+        model = rebuild(headless, image_size=own_size)
+        check_equal(headless, model, what="Cutting the top off")
+    else:
+        model = detach(headless)
+        check_finite(model)
     scaling = None
     if is_image:
         scaling, doubts = _scaling(model, opened, input_range)
@@ -191,6 +197,13 @@ def _adapt(
         ),
     )
     return backbone if size is None else _resized_or_warned(backbone, size)
+
+
+def _must_change(model: keras.Model, image_size: tuple[int, int] | None) -> bool:
+    """Return whether a model leaves its image size open, or has names that cannot be paths."""
+    if image_size and tuple(model.inputs[0].shape[1:3]) != image_size:
+        return True
+    return any("/" in operation.name for operation in model.operations)
 
 
 def _own_size(

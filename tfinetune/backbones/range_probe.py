@@ -31,8 +31,7 @@ def probe_ranges(model: keras.Model) -> dict[str, float]:
         incoming = probe(InputScaling.preset(name).apply(photos), training=False)
         incoming = incoming if isinstance(incoming, list) else [incoming]
         distances = [
-            _distance(values, node.operation)
-            for values, node in zip(incoming, nodes, strict=True)
+            _distance(values, node.operation) for values, node in zip(incoming, nodes, strict=True)
         ]
         scores[name] = float(np.mean(distances))
     return scores

@@ -22,11 +22,13 @@ from tfinetune.security.hdf5 import allowed_bytes, count_elements, text_attribut
 MAX_CONFIG_BYTES = 64 * 2**20
 MAX_CONFIG_DEPTH = 200
 MAX_LAYER_CALLS = 50_000
+MAX_SPECTRUM = 16_384
 MAX_ZIP_MEMBERS = 10_000
 NATIVE_HINT = "Save the model with `model.save('model.keras')` and pass that file."
 
 _CONFIG_MEMBER, _WEIGHTS_MEMBER = "config.json", "model.weights.h5"
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_SPECTRUM_SIZES = {"fft_length", "frame_length", "num_mel_bins"}
 
 Facts = dict[str, Any]
 
@@ -212,7 +214,25 @@ def _model_config(text: str | bytes, path: Path) -> dict[str, Any]:
             f"{path} describes a model of {calls:,} layer calls (at most {MAX_LAYER_CALLS:,} are "
             "allowed); it was refused."
         )
+    _refuse_immense_spectra(config, path)
     return config
+
+
+def _refuse_immense_spectra(config: Any, path: Path) -> None:
+    """Bound the tables that audio layers compute when they are made, before they have weights."""
+    pending = [config]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending.extend(value)
+        elif isinstance(value, dict):
+            pending.extend(value.values())
+            for key in _SPECTRUM_SIZES & value.keys():
+                if isinstance(value[key], int) and value[key] > MAX_SPECTRUM:
+                    raise UnsafeModelError(
+                        f"{path} has a layer of {key}={value[key]:,} (at most {MAX_SPECTRUM:,} "
+                        "are allowed); it was refused."
+                    )
 
 
 def _layer_calls(value: Any, path: Path, *, depth: int) -> int:

@@ -5,8 +5,10 @@ Allowed is a tree of groups and data sets of numbers, each under one name, nothi
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 
 from tfinetune.errors import BackboneError, UnsafeModelError
 
@@ -96,7 +98,19 @@ def _read_attributes(node: h5py.HLObject, path: Path) -> None:
                 f"{path} declares an attribute {name!r} of more than {MAX_ATTRIBUTE_BYTES:,} "
                 "bytes; it was refused unread."
             )
-        node.attrs[name]
+        value = node.attrs[name]
+        if name.startswith(("layer_names", "weight_names")):
+            _refuse_detours(value, path)
+
+
+def _refuse_detours(names: Any, path: Path) -> None:
+    """Refuse "./a" and the like: each is another name for "a", to be read once more."""
+    for name in np.ravel(names).tolist():
+        text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        if not {"", ".", ".."}.isdisjoint(text.split("/")):
+            raise UnsafeModelError(
+                f"{path} lists the weight {text!r}, a path with detours; it was refused."
+            )
 
 
 def _objects(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.HLObject]]:
