@@ -143,28 +143,30 @@ ZIP: dict[str, tuple[Callable[[zipfile.ZipFile], Any], str]] = {
 }
 
 
-def write_hostile(kind: str, h5_file: Path, keras_file: Path) -> tuple[Path, str]:
-    """Turn one of two sound files into the hostile one named "h5: …", "keras: …" or "zip: …"."""
+def reason_of(kind: str) -> str:
+    """Return a pattern of what is said of a kind of file, named "h5: …", "keras: …" or "zip: …"."""
+    container, _, name = kind.partition(": ")
+    return (ZIP if container == "zip" else H5 | CONFIG)[name][1]
+
+
+def write_hostile(kind: str, h5_file: Path, keras_file: Path) -> Path:
+    """Turn one of two sound files into the hostile one of that kind, and return it."""
     container, _, name = kind.partition(": ")
     if container == "zip":
-        write, reason = ZIP[name]
         with zipfile.ZipFile(keras_file, "a") as archive:
-            write(archive)
-        return keras_file, reason
-    if name in H5:
-        write, reason = H5[name]
-        with h5py.File(h5_file, "r+") as file:
-            write(file)
-        if name == "hanging heap":
-            _break_heap(h5_file)
-        return h5_file, reason
-    write, reason = CONFIG[name]
-    if container == "h5":
-        with h5py.File(h5_file, "r+") as file:
-            file.attrs["model_config"] = _changed(file.attrs["model_config"], write)
-        return h5_file, reason
-    rewrite_member(keras_file, "config.json", lambda text: _changed(text, write))
-    return keras_file, reason
+            ZIP[name][0](archive)
+        return keras_file
+    if container == "keras":
+        rewrite_member(keras_file, "config.json", lambda text: _changed(text, CONFIG[name][0]))
+        return keras_file
+    with h5py.File(h5_file, "r+") as file:
+        if name in H5:
+            H5[name][0](file)
+        else:
+            file.attrs["model_config"] = _changed(file.attrs["model_config"], CONFIG[name][0])
+    if name == "hanging heap":
+        _break_heap(h5_file)
+    return h5_file
 
 
 KINDS = [

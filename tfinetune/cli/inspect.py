@@ -44,6 +44,8 @@ def command(
 def _show(facts: dict[str, Any]) -> None:
     console = results()
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # A hash or path that is cut short is of no use.
     for name, value in facts.items():
         if (
             name not in ("groups", "inputs", "input_shape", "notes", "warnings")
