@@ -133,5 +133,5 @@ def test_a_child_that_cannot_start_is_a_backbone_error(h5_file, monkeypatch):
 def test_code_in_the_working_directory_is_not_run(h5_file, tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     assert read_model_file(h5_file).container == "hdf5"

@@ -2,7 +2,7 @@
 
 A mutated HDF5 file can hang or crash the HDF5 library, which nothing in the same process can catch.
 The child reads everything that the parent will read later; where it ends badly, so would have the
-parent. It imports the standard library and h5py only, which takes a fraction of a second.
+parent. It imports the standard library, numpy and h5py only, which takes a fraction of a second.
 """
 
 import contextlib
@@ -36,10 +36,11 @@ def examine_confined(task: str, path: Path) -> dict[str, Any]:
         UnsafeModelError: if the child crashed or ran out of memory or time.
     """
     timeout = WALL_SECONDS + path.stat().st_size / BYTES_PER_WALL_SECOND
-    # -P: what lies in the working directory is no module.
+    # -P, and no empty entry: what lies in the working directory is no module.
     command = [sys.executable, "-P", "-m", __name__, task, os.fspath(path)]
-    search_path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": search_path}
+    package_parent = os.fspath(Path(__file__).parents[2])
+    search_path = [entry for entry in (*sys.path, package_parent) if entry]
+    environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(search_path)}
     try:
         done = subprocess.run(
             command,
@@ -67,7 +68,8 @@ def examine_confined(task: str, path: Path) -> dict[str, Any]:
 def limit_this_process(size: int) -> None:
     """Bound memory and processor time from here on, for a file of `size` bytes.
 
-    Where the platform has no such limits (Windows), the parent's timeout remains.
+    Where the platform has no such limits (Windows; for memory, all but Linux), the parent's timeout
+    remains.
     """
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
