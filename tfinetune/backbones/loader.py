@@ -173,17 +173,7 @@ def _adapt(
     if augmentation := augmentation_layers(opened.model):
         notes.append(f"in-model augmentation was left out: {', '.join(augmentation)}")
     own_size = _own_size(opened.model, size, notes) if is_image else None
-    flat = flatten(opened.model, image_size=own_size)
-    cut = named_features(flat, features) if features else find_features(flat)
-    notes.append(cut.note)
-    name = _safe_name(opened.model.name)
-    headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
-    if opened.kind == "object" or _must_change(headless, own_size):
-        model = rebuild(headless, image_size=own_size)
-        check_equal(headless, model, what="Cutting the top off")
-    else:
-        model = detach(headless)
-        check_finite(model)
+    model = _cut(opened.model, own_size, features, notes, owned=opened.kind != "object")
     scaling = None
     if is_image:
         scaling, doubts = _scaling(model, opened, input_range)
@@ -199,11 +189,27 @@ def _adapt(
     return backbone if size is None else _resized_or_warned(backbone, size)
 
 
-def _must_change(model: keras.Model, image_size: tuple[int, int] | None) -> bool:
-    """Return whether a model leaves its image size open, or has names that cannot be paths."""
-    if image_size and tuple(model.inputs[0].shape[1:3]) != image_size:
-        return True
-    return any("/" in operation.name for operation in model.operations)
+def _cut(
+    model: keras.Model,
+    image_size: tuple[int, int] | None,
+    features: Sequence[str],
+    notes: list[str],
+    *,
+    owned: bool,
+) -> keras.Model:
+    """Return a model's features; of the very layers where they are `owned` and fit as they are."""
+    flat = flatten(model, image_size=image_size)
+    cut = named_features(flat, features) if features else find_features(flat)
+    notes.append(cut.note)
+    name = _safe_name(model.name)
+    headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
+    fits = image_size is None or tuple(flat.inputs[0].shape[1:3]) == image_size
+    if owned and fits and not any("/" in operation.name for operation in headless.operations):
+        check_finite(headless)
+        return detach(headless)
+    rebuilt = rebuild(headless, image_size=image_size)
+    check_equal(headless, rebuilt, what="Cutting the top off")
+    return rebuilt
 
 
 def _own_size(
