@@ -87,3 +87,17 @@ def test_a_full_temporary_folder_is_not_called_damage(keras_file, monkeypatch):
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(StorageError, match="no space is left in .*TMPDIR"):
         examine_model(keras_file)
+
+
+def test_a_zip_with_its_weights_at_a_round_offset_is_a_zip(keras_file, tmp_path):
+    """HDF5 looks for itself at 512, 1024, 2048, …, where the weights in a zip may begin."""
+    path = tmp_path / "aligned.keras"
+    with zipfile.ZipFile(keras_file) as source, zipfile.ZipFile(path, "w") as target:
+        for name in ("metadata.json", "config.json"):
+            target.writestr(name, source.read(name))
+        offset = 2 ** (target.fp.tell() + 200).bit_length()
+        header = 30 + len("model.weights.h5")
+        target.writestr("pad", b" " * (offset - header - 30 - len("pad") - target.fp.tell()))
+        target.writestr("model.weights.h5", source.read("model.weights.h5"))
+    assert h5py.is_hdf5(path)
+    assert examine_model(path)["container"] == "zip"

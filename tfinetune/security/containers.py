@@ -25,6 +25,10 @@ MAX_LAYER_CALLS = 50_000
 MAX_SPECTRUM = 16_384
 MAX_ZIP_MEMBERS = 10_000
 NATIVE_HINT = "Save the model with `model.save('model.keras')` and pass that file."
+_PAIR_HINT = (
+    "Pass the architecture as the backbone (a name such as MobileNetV2, a `.json` or `.yaml` file, "
+    "or in Python a function that builds the model) and this file as its weights."
+)
 
 _CONFIG_MEMBER, _WEIGHTS_MEMBER = "config.json", "model.weights.h5"
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -112,15 +116,13 @@ def _examine_hdf5(path: Path) -> Facts:
 def _describe_without_config(path: Path, file: h5py.File) -> str:
     if "layer_names" in file.attrs or "layer_names0" in file.attrs:
         return (
-            f"{path} holds weights only, without the architecture they belong to. Pass the name "
-            "of the keras.applications model as the backbone and this file as its weights, or "
-            f"save the whole model. {NATIVE_HINT}"
+            f"{path} holds weights only, without the architecture they belong to. {_PAIR_HINT} "
+            f"{NATIVE_HINT}"
         )
     if "layers" in file or "_layer_checkpoint_dependencies" in file:
         return (
-            f"{path} holds Keras 3 weights only (`save_weights`), without an architecture. Pass "
-            "the name of the keras.applications model as the backbone and this file as its "
-            f"weights, or save the whole model. {NATIVE_HINT}"
+            f"{path} holds Keras 3 weights only (`save_weights`), without an architecture. "
+            f"{_PAIR_HINT} {NATIVE_HINT}"
         )
     return f"{path} is an HDF5 file without a Keras model in it. {NATIVE_HINT}"
 
