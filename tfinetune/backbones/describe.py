@@ -25,10 +25,15 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         "kind": provenance.kind,
         "era": provenance.era,
         "sha256": provenance.sha256,
+        "inputs": [
+            {"name": tensor.name, "shape": list(tensor.shape[1:]), "dtype": tensor.dtype}
+            for tensor in model.inputs
+        ],
         "input_shape": _shapes(model.inputs),
         "output_shape": _shapes(model.outputs),
         "input_range": scaling.describe() if scaling else None,
         "input_range_origin": scaling.origin if scaling else None,
+        "input_range_confidence": scaling.confidence if scaling else None,
         "parameters": model.count_params(),
         "batch_norm_layers": len(batch_norms),
         "batch_norm_policy": "frozen" if batch_norms else "none",
@@ -37,7 +42,7 @@ def describe(backbone: Backbone) -> dict[str, Any]:
                 "name": group.name,
                 "depth": len(group.layers),
                 "parameters": group.parameters,
-                "output_shape": list(group.layers[-1].output.shape[1:]),
+                "output_shape": list(keras.tree.flatten(group.layers[-1].output)[0].shape[1:]),
             }
             for group in backbone.groups
         ],

@@ -20,6 +20,8 @@ from tfinetune.backbones.graph import (
     alone,
     augmentation_layers,
     check_equal,
+    check_finite,
+    detach,
     flatten,
     is_functional,
     rebuild,
@@ -249,17 +251,12 @@ def _adapt(
     if augmentation := augmentation_layers(opened.model):
         notes.append(f"in-model augmentation was left out: {', '.join(augmentation)}")
     own_size = _own_size(opened.model, size, notes) if is_image else None
-    flat = flatten(opened.model, image_size=own_size)
-    cut = named_features(flat, features) if features else find_features(flat)
-    notes.append(cut.note)
-    name = _safe_name(opened.model.name)
-    headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
-    model = rebuild(headless, image_size=own_size)
-    check_equal(headless, model, what="Cutting the top off")
+    model = _cut(opened.model, own_size, features, notes, owned=opened.kind != "object")
     scaling = None
     if is_image:
-        scaling, confidence = _scaling(model, opened, input_range, warnings)
-        notes.append(f"input range {scaling.describe()}: {scaling.origin} ({confidence})")
+        scaling, doubts = _scaling(model, opened, input_range)
+        warnings.extend(doubts)
+        notes.append(f"input range {scaling.describe()}: {scaling.origin} ({scaling.confidence})")
     backbone = Backbone.of(
         model,
         input_scaling=scaling,
@@ -268,6 +265,29 @@ def _adapt(
         ),
     )
     return backbone if size is None else _resized_or_warned(backbone, size)
+
+
+def _cut(
+    model: keras.Model,
+    image_size: tuple[int, int] | None,
+    features: Sequence[str],
+    notes: list[str],
+    *,
+    owned: bool,
+) -> keras.Model:
+    """Return a model's features; of the very layers where they are `owned` and fit as they are."""
+    flat = flatten(model, image_size=image_size)
+    cut = named_features(flat, features) if features else find_features(flat)
+    notes.append(cut.note)
+    name = _safe_name(model.name)
+    headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
+    fits = image_size is None or tuple(flat.inputs[0].shape[1:3]) == image_size
+    if owned and fits and not any("/" in operation.name for operation in headless.operations):
+        check_finite(headless)
+        return detach(headless)
+    rebuilt = rebuild(headless, image_size=image_size)
+    check_equal(headless, rebuilt, what="Cutting the top off")
+    return rebuilt
 
 
 def _own_size(
@@ -283,8 +303,9 @@ def _own_size(
 
 
 def _scaling(
-    model: keras.Model, opened: _Opened, input_range: InputRange | None, warnings: list[str]
-) -> tuple[InputScaling, str]:
+    model: keras.Model, opened: _Opened, input_range: InputRange | None
+) -> tuple[InputScaling, tuple[str, ...]]:
+    """Return the scaling that was asked for, or else found, and warnings."""
     if input_range is None:
         return detect_input_scaling(model, known=opened.scaling)
     if isinstance(input_range, str):
@@ -295,13 +316,14 @@ def _scaling(
         raise InputRangeError(
             f"input_range={input_range!r} is no pixel range. Allowed: (low, high), such as (-1, 1)."
         )
+    given = replace(given, confidence="override")
     own = own_scaling(model)
-    if own is not None and own.describe() != given.describe():
-        warnings.append(
-            f"the input range {given.describe()} was given, but the model begins with "
-            f"{own.origin}, which wants {own.describe()}: pixels may be normalized twice"
-        )
-    return given, "override"
+    if own is None or own.describe() == given.describe():
+        return given, ()
+    return given, (
+        f"the input range {given.describe()} was given, but the model begins with {own.origin}, "
+        f"which wants {own.describe()}: pixels may be normalized twice",
+    )
 
 
 def _resized_or_warned(backbone: Backbone, size: tuple[int, int]) -> Backbone:

@@ -9,6 +9,8 @@ from tfinetune.cli.console import results, session
 from tfinetune.cli.options import parse_range
 from tfinetune.cli.tables import print_json
 
+_SHOWN_BELOW = ("groups", "inputs", "input_shape", "notes", "warnings")
+
 
 def command(
     model: Annotated[
@@ -42,9 +44,16 @@ def command(
 def _show(facts: dict[str, Any]) -> None:
     console = results()
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # A hash or path that is cut short is of no use.
     for name, value in facts.items():
-        if name not in ("groups", "notes", "warnings"):
+        if (
+            name not in ("groups", "inputs", "input_shape", "notes", "warnings")
+            and value is not None
+        ):
             table.add_row(name.replace("_", " "), _text(value))
+    for tensor in facts["inputs"]:
+        table.add_row(f"input {tensor['name']}", f"{_text(tensor['shape'])} {tensor['dtype']}")
     console.print(table)
     groups = Table("group", "layers", "parameters", "output shape")
     for row in facts["groups"]:
@@ -60,6 +69,8 @@ def _show(facts: dict[str, Any]) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
-    if isinstance(value, (list, tuple)):
-        return " x ".join("?" if part is None else str(part) for part in value)
+    if isinstance(value, list):
+        return " x ".join("?" if part is None else str(part) for part in value) or "scalar"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
     return str(value)

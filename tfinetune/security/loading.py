@@ -359,12 +359,7 @@ class _MemoryBudget:
         self.exceeded: UnsafeModelError | None = None
 
     def check(self, next_creator: Any, **kwargs: Any) -> tf.Variable:
-        value = kwargs["initial_value"]
-        if callable(value):
-            with self._scratch.as_default():  # Symbolic: gives the shape and allocates nothing.
-                shape = tuple(value().shape)
-        else:
-            shape = np.shape(value)
+        shape = self._shape(kwargs["initial_value"])
         self._left -= math.prod(shape)
         if self._left < 0:
             self.exceeded = UnsafeModelError(
@@ -374,6 +369,15 @@ class _MemoryBudget:
             )
             raise self.exceeded
         return next_creator(**kwargs)
+
+    def _shape(self, initial_value: Any) -> tuple[int, ...]:
+        if not callable(initial_value):
+            return np.shape(initial_value)
+        for cell in getattr(initial_value, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, keras.Variable):  # Keras's own: it knows its shape.
+                return tuple(cell.cell_contents.shape)
+        with self._scratch.as_default():  # Symbolic: gives the shape and allocates nothing.
+            return tuple(initial_value().shape)
 
 
 def _load_zip(file: ModelFile, custom_objects: dict[str, Any]) -> keras.Model:
