@@ -1,0 +1,132 @@
+"""Load a checked SavedModel, whatever TensorFlow wrote it, onto variables of the caller's.
+
+TensorFlow 1 graphs are written again as TensorFlow 2 objects first, so that there is one kind of
+SavedModel from here on.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
+
+from tfinetune.errors import BackboneError
+from tfinetune.security.saved_model import GRAPH_FILE, SavedModelFolder, read_saved_model
+from tfinetune.security.saved_model_v1 import use_resource_variables
+
+# What TensorFlow keeps among the signatures for itself: `__saved_model_init_op`.
+INTERNAL_PREFIX = "__saved_model"
+_CONTENT = (GRAPH_FILE, "variables", "assets", "assets.extra")
+
+
+@dataclass(frozen=True)
+class PreparedSavedModel:
+    """A private copy of a SavedModel that TensorFlow loads: one graph of named variables.
+
+    Attributes:
+        meta_graph: its graph; every variable has a name of its own.
+        folder: where it lies, as long as this object lives.
+    """
+
+    meta_graph: MetaGraphDef
+    folder: tempfile.TemporaryDirectory
+
+    def save_to(self, path: str | Path) -> None:
+        """Copy the SavedModel to `path`."""
+        shutil.copytree(self.folder.name, path, dirs_exist_ok=True)
+
+
+def prepare(saved: SavedModelFolder) -> PreparedSavedModel:
+    """Copy a checked SavedModel and remove what TensorFlow stumbles over.
+
+    Raises:
+        BackboneError: if a TensorFlow 1 graph cannot be written as TensorFlow 2.
+    """
+    with contextlib.ExitStack() as stack:
+        if not saved.has_objects:
+            saved = stack.enter_context(_as_objects(saved))
+        meta_graph = MetaGraphDef()
+        meta_graph.CopyFrom(saved.meta_graph)
+        names: set[str] = set()
+        for index, node in enumerate(meta_graph.object_graph_def.nodes):
+            # TensorFlow asks an optimizer for its slots, which no loaded object has.
+            del node.slot_variables[:]
+            if node.HasField("variable"):
+                name = node.variable.name or f"variable_{index}"
+                node.variable.name = name if name not in names else f"{name}_{index}"
+                names.add(node.variable.name)
+        return PreparedSavedModel(meta_graph, _copy(saved.path, meta_graph))
+
+
+def load_graph(prepared: PreparedSavedModel, variables: Mapping[str, tf.Variable]) -> Any:
+    """Load a prepared SavedModel, using `variables` in place of its own of the same names.
+
+    The stored values are written into them.
+
+    Raises:
+        BackboneError: if TensorFlow cannot load it.
+    """
+
+    def create(next_creator: Any, **arguments: Any) -> tf.Variable:
+        known = variables.get(arguments.get("name"))
+        return UninitializedVariable(**arguments) if known is None else known
+
+    with tf.variable_creator_scope(create):
+        return _load(prepared.folder.name)
+
+
+def _load(path: str | Path) -> Any:
+    try:
+        return tf.saved_model.load(str(path))
+    except MemoryError:
+        raise
+    except Exception as error:
+        # TensorFlow reports a graph that it cannot use through many exceptions.
+        raise BackboneError(
+            f"The SavedModel could not be loaded by TensorFlow {tf.__version__}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _copy(path: Path, meta_graph: MetaGraphDef) -> tempfile.TemporaryDirectory:
+    folder = _temporary_folder()
+    for name in _CONTENT:
+        if (path / name).is_dir():
+            shutil.copytree(path / name, Path(folder.name, name))
+    saved = SavedModel(saved_model_schema_version=1, meta_graphs=[meta_graph])
+    Path(folder.name, GRAPH_FILE).write_bytes(saved.SerializeToString())
+    return folder
+
+
+@contextlib.contextmanager
+def _as_objects(saved: SavedModelFolder) -> Iterator[SavedModelFolder]:
+    """Write a TensorFlow 1 graph as TensorFlow 2 objects."""
+    meta_graph = MetaGraphDef()
+    meta_graph.CopyFrom(saved.meta_graph)
+    use_resource_variables(meta_graph, saved.path)
+    with _copy(saved.path, meta_graph) as original, _temporary_folder() as rewritten:
+        loaded = _load(original)
+        try:
+            signatures = {
+                name: function
+                for name, function in loaded.signatures.items()
+                if not name.startswith(INTERNAL_PREFIX)
+            }
+            tf.saved_model.save(loaded, rewritten, signatures=signatures)
+        except (ValueError, TypeError, AssertionError, tf.errors.OpError) as error:
+            raise BackboneError(
+                f"The TensorFlow 1 graph of {saved.path} could not be written as TensorFlow 2: "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
+        yield read_saved_model(rewritten)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="tfinetune-")
