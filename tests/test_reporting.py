@@ -1,10 +1,13 @@
 """Progress and log: markup is text, nothing is lost before the log has a file."""
 
+import contextlib
 import io
+import signal
 
+import pytest
 from rich.console import Console
 
-from tfinetune.reporting import Reporter
+from tfinetune.reporting import Reporter, sure_interrupts
 
 
 def test_log_keeps_what_was_said_before_it_had_a_file(tmp_path):
@@ -35,3 +38,12 @@ def test_log_that_cannot_be_written_does_not_end_the_run(tmp_path):
     reporter = Reporter()
     reporter.log_to(tmp_path / "missing" / "log.txt")
     reporter.say("still here")
+
+
+def test_interrupt_that_python_dropped_ends_the_next_step():
+    with Reporter() as reporter, reporter.bar("training") as advance, sure_interrupts():
+        with contextlib.suppress(KeyboardInterrupt):  # as a finalizer does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            advance(1, 2)
+        advance(2, 2)

@@ -1,6 +1,8 @@
 """What a long job tells the person who waits: bars, sentences and a log."""
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,31 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[int, int], None]  # (done, total)
+
+_interrupted = threading.Event()
+
+
+@contextlib.contextmanager
+def sure_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end what runs inside at the next step of a bar at the latest.
+
+    Python drops the KeyboardInterrupt of a signal that arrives while a finalizer or a callback from
+    C runs, and TensorFlow spends much of its time there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        _interrupted.clear()
 
 
 class Reporter:
@@ -45,12 +72,18 @@ class Reporter:
 
         Yields:
             A function of (steps done, steps in all) to call as the work goes on.
+
+        Raises:
+            KeyboardInterrupt: from that function, where `sure_interrupts` noticed Ctrl-C.
         """
         started = time.monotonic()
         task = None
 
         def advance(done: int, total: int) -> None:
             nonlocal task
+            if _interrupted.is_set():
+                _interrupted.clear()  # what cleans up may show bars of its own
+                raise KeyboardInterrupt
             if self._progress is None:
                 return
             if task is None and (done >= total or time.monotonic() - started < 2):

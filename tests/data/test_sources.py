@@ -151,7 +151,7 @@ def test_a_class_of_near_duplicates_is_noted_with_the_reason(photos):
         image.save(photos / "dog" / f"{i + 1:02}.png")
     (note,) = from_image_folder(photos, image_size=8).notes
     assert "'dog'" in note
-    assert "its 10 photos are copies or near-duplicates" in note
+    assert "its 10 examples are copies or near-duplicates" in note
     assert "none in validation and test" in note
 
 
@@ -184,7 +184,7 @@ def test_pixels_are_kept_where_they_fit_twice(photos):
     size = 30 * 8 * 8 * 3
     for memory_limit, kept in ((2 * size, True), (2 * size - 1, False)):
         splits = from_image_folder(photos, image_size=8, memory_limit=memory_limit)
-        assert (splits.train._pixels is not None) is kept
+        assert (splits.train.examples.pixels is not None) is kept
 
 
 def test_an_image_size_may_be_a_numpy_number(photos):

@@ -52,8 +52,8 @@ def test_plain_batches_are_the_photos_in_order(split):
 
 
 def test_memory_and_files_give_identical_batches(split, split_of_files):
-    assert split._pixels is not None
-    assert split_of_files._pixels is None
+    assert split.examples.pixels is not None
+    assert split_of_files.examples.pixels is None
     np.testing.assert_array_equal(split.images(), split_of_files.images())
     _assert_same(
         _batches(split.dataset(8, epoch=2, epochs=2, start=1, **RANDOM)),
@@ -129,5 +129,5 @@ def test_a_file_that_vanished_is_an_error(photos):
     splits.train.paths[0].unlink()
     with pytest.raises(tf.errors.NotFoundError, match="No such file"):
         list(splits.train.dataset(8))
-    with pytest.raises(DataError, match="1 photos of the train split can no longer be read"):
+    with pytest.raises(DataError, match="1 photos can no longer be read"):
         splits.train.images()

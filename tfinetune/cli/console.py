@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tfinetune.errors import TfinetuneError
+from tfinetune.reporting import sure_interrupts
 
 DEBUG_FLAG = "--debug"
 
@@ -51,7 +52,8 @@ def session(*, log: Path | None = None, on_interrupt: str = "") -> Iterator[Cons
         console = Console(file=stream, markup=False, highlight=False)
         os.dup2(noise.fileno(), 2)
         try:
-            yield console
+            with sure_interrupts():
+                yield console
         except TfinetuneError as error:
             _fail(console, f"Error: {error}")
         except KeyboardInterrupt:

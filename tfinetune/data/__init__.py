@@ -1,5 +1,6 @@
 """Data sets: opening, decoding, checking, dividing and augmenting them."""
 
+from tfinetune.data.arrays import from_arrays
 from tfinetune.data.augmentation import (
     POLICIES,
     Policy,
@@ -21,7 +22,14 @@ from tfinetune.data.decode import (
 from tfinetune.data.folders import find_candidates, find_files, printable
 from tfinetune.data.scan import decode_files, is_foreign
 from tfinetune.data.sources import from_image_folder
-from tfinetune.data.splits import DataSpec, DuplicateGroup, Quarantined, Split, Splits
+from tfinetune.data.splits import (
+    DataSpec,
+    DuplicateGroup,
+    InputSpec,
+    Quarantined,
+    Split,
+    Splits,
+)
 
 __all__ = [
     "ASPECTS",
@@ -32,6 +40,7 @@ __all__ = [
     "Aspect",
     "DataSpec",
     "DuplicateGroup",
+    "InputSpec",
     "Policy",
     "Quarantined",
     "Split",
@@ -43,6 +52,7 @@ __all__ = [
     "find_candidates",
     "find_files",
     "flip",
+    "from_arrays",
     "from_image_folder",
     "get_policy",
     "inspect_header",

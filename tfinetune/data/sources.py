@@ -1,30 +1,23 @@
-"""Open a data set: from where it lies to `Splits`."""
+"""Open a folder of photos: from files to `Splits`."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from tfinetune.data.decode import ASPECTS, Aspect
+from tfinetune.data.division import check_fractions, divide
+from tfinetune.data.examples import Photos
 from tfinetune.data.folders import Candidate, find_candidates, find_classes
 from tfinetune.data.partition import partition
 from tfinetune.data.quality import Duplicates, find_duplicates
 from tfinetune.data.scan import Progress, Scan, scan_files
-from tfinetune.data.splits import (
-    DataSpec,
-    DuplicateGroup,
-    Quarantined,
-    Split,
-    Splits,
-    count_labels,
-    fingerprint,
-    split_fingerprint,
-)
+from tfinetune.data.splits import InputSpec, Quarantined, Splits
 from tfinetune.errors import DataError
 
-SPLIT_NAMES = ("train", "validation", "test")
 _EXAMPLES_SHOWN = 10
 
 
@@ -68,7 +61,8 @@ def from_image_folder(
     """
     sides = np.ravel(image_size).tolist()
     image_size = tuple(sides * 2 if len(sides) == 1 else sides)
-    _check_arguments(image_size, aspect, validation, test, seed)
+    _check_decoding(image_size, aspect)
+    check_fractions(validation=validation, test=test, seed=seed)
     directory = Path(directory)
     class_names = find_classes(directory)
     candidates, strays = find_candidates(directory)
@@ -101,58 +95,38 @@ def from_image_folder(
     if scan.pixels is not None:
         with tf.device("CPU:0"):
             pixels = tf.convert_to_tensor(scan.pixels)
-    splits = {}
-    for name in SPLIT_NAMES:
-        rows = np.flatnonzero(assignment == name)
-        ids = tuple(photos[row].id for row in rows)
-        splits[name] = Split(
-            name=name,
-            ids=ids,
-            paths=tuple(photos[row].path for row in rows),
-            labels=labels[rows],
-            num_classes=len(class_names),
+
+    def examples(rows: np.ndarray) -> Photos:
+        return Photos(
             image_size=image_size,
             aspect=aspect,
-            fingerprint=split_fingerprint(
-                ids,
-                [scan.sha256[row] for row in rows],
-                labels[rows],
-                image_size=image_size,
-                aspect=aspect,
-            ),
-            _pixels=pixels,
-            _rows=rows,
+            paths=tuple(photos[row].path for row in rows),
+            pixels=pixels,
+            rows=rows,
         )
-    ids = [photo.id for photo in photos]
-    spec = DataSpec(
-        image_size=image_size,
+
+    splits = divide(
+        examples,
+        assignment=assignment,
+        inputs={"image": InputSpec((*image_size, 3), "float32", "image")},
         aspect=aspect,
+        ids=[photo.id for photo in photos],
+        checksums=scan.sha256,
+        labels=labels,
         class_names=class_names,
-        counts={n: count_labels(s.labels, len(class_names)) for n, s in splits.items() if len(s)},
-        fingerprint=fingerprint(
-            [
-                class_names,
-                *zip(ids, scan.sha256, labels.tolist(), assignment.tolist(), strict=True),
-            ]
-        ),
+        duplicates=duplicates,
+        carved=[name for name, share in fractions.items() if share > 0],
     )
     strays = sorted(strays + [candidates[i].id for i in scan.foreign])
-    return Splits(
-        train=splits["train"],
-        validation=splits["validation"] if len(splits["validation"]) else None,
-        test=splits["test"] if len(splits["test"]) else None,
-        spec=spec,
+    return replace(
+        splits,
         quarantine=tuple(Quarantined(candidates[i].id, r) for i, r in scan.failures.items()),
         ignored=len(strays),
         ignored_examples=tuple(strays[:_EXAMPLES_SHOWN]),
-        duplicates=tuple(_describe(group, ids, labels, assignment) for group in duplicates),
-        notes=_notes(spec, carved=[name for name, share in fractions.items() if share > 0]),
     )
 
 
-def _check_arguments(
-    image_size: tuple, aspect: str, validation: float, test: float, seed: int
-) -> None:
+def _check_decoding(image_size: tuple, aspect: str) -> None:
     if len(image_size) != 2 or not all(isinstance(s, int) and s >= 1 for s in image_size):
         raise DataError(
             f"image_size={image_size} is not a size: give a side of 1 pixel or more, or height and "
@@ -160,13 +134,6 @@ def _check_arguments(
         )
     if aspect not in ASPECTS:
         raise DataError(f"Unknown aspect {aspect!r}. Known: {', '.join(ASPECTS)}.")
-    if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise DataError(
-            f"Cannot hold out validation={validation} and test={test}: each must be 0 or more, and "
-            "together they must leave photos to train on (less than 1)."
-        )
-    if seed < 0:
-        raise DataError(f"seed={seed} is not a seed: give a whole number of 0 or more.")
 
 
 def _check_classes(
@@ -234,46 +201,3 @@ def _assign(
     )
     assignment[carved] = np.array(["train", *fractions], dtype=object)[parts]
     return assignment
-
-
-def _describe(
-    group: Duplicates, ids: Sequence[str], labels: np.ndarray, assignment: np.ndarray
-) -> DuplicateGroup:
-    members = list(group.members)
-    present = set(assignment[members])
-    return DuplicateGroup(
-        kind=group.kind,
-        ids=tuple(ids[i] for i in members),
-        splits=tuple(name for name in SPLIT_NAMES if name in present),
-        conflicting_labels=len(set(labels[members].tolist())) > 1,
-    )
-
-
-def _notes(spec: DataSpec, *, carved: Sequence[str]) -> tuple[str, ...]:
-    """Say which classes cannot be measured, and why."""
-    notes = []
-    given = [name for name in SPLIT_NAMES[1:] if name in spec.counts and name not in carved]
-    none = dict.fromkeys(range(spec.num_classes), 0)
-    for label, class_name in enumerate(spec.class_names):
-        counts = {name: spec.counts.get(name, none)[label] for name in ("train", *carved)}
-        count = sum(counts.values())
-        absent = [name for name in carved if counts[name] == 0]
-        # Free photos in such numbers would have been held out.
-        if absent and count > len(carved):
-            notes.append(
-                f"Class {class_name!r} cannot be held out: too many of its {count} photos are "
-                "copies or near-duplicates of each other, which stay together: "
-                f"none in {' and '.join(absent)}."
-            )
-        elif absent:
-            notes.append(
-                f"Class {class_name!r} has too few distinct photos to hold out ({count} in all): "
-                f"none in {' and '.join(absent)}."
-            )
-        notes += [
-            f"The given {name} folder has no photo of class {class_name!r}: nothing is measured "
-            "for it there."
-            for name in given
-            if spec.counts[name][label] == 0
-        ]
-    return tuple(notes)

@@ -1,19 +1,34 @@
 """Data sets as their users see them: splits of examples, and what is known about them."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from tfinetune.data.augmentation import Policy, augment_batch, draw_parameters, get_policy
-from tfinetune.data.decode import DECODER_VERSION, Aspect
-from tfinetune.data.scan import decode_files, file_decoder
+from tfinetune.data.decode import Aspect
+from tfinetune.data.examples import Arrays, Photos
 from tfinetune.errors import DataError
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model.
+
+    Attributes:
+        shape: of one example; None where examples differ.
+        dtype: name of the TensorFlow type.
+        kind: "image" (pixels of 0..255), "array" or "text" (strings).
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    kind: Literal["image", "array", "text"]
 
 
 @dataclass(frozen=True)
@@ -21,18 +36,24 @@ class DataSpec:
     """What a model must know about its data.
 
     Attributes:
-        image_size: height and width in pixels.
-        aspect: "crop", "pad" or "stretch": how photos of other proportions were made to fit.
+        inputs: by name, in the order of the model's inputs; photos are one input "image".
         class_names: sorted; a label is an index into them.
         counts: examples by split name and class index.
         fingerprint: SHA-256 over the ids, contents, labels and splits of all examples.
+        aspect: "crop", "pad" or "stretch": how photos of other proportions were made to fit.
     """
 
-    image_size: tuple[int, int]
-    aspect: Aspect
+    inputs: dict[str, InputSpec]
     class_names: tuple[str, ...]
     counts: dict[str, dict[int, int]]
     fingerprint: str
+    aspect: Aspect = "stretch"
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels; None where the examples are no images."""
+        (first, *others) = self.inputs.values()
+        return None if others or first.kind != "image" else first.shape[:2]
 
     @property
     def task(self) -> str:
@@ -72,54 +93,50 @@ class DuplicateGroup:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """An ordered, indexable set of labelled photos.
+    """An ordered, indexable set of labelled examples.
 
     Attributes:
         name: "train", "validation" or "test".
-        ids: paths relative to the data folder, with forward slashes.
-        paths: the files.
+        ids: of photos the paths relative to the data folder, with forward slashes; of arrays the
+            row numbers.
         labels: int32 [n].
         num_classes: number of classes of the whole data set.
-        image_size: height and width of the decoded photos.
-        aspect: as for `decode_image`.
+        examples: where they lie.
         fingerprint: SHA-256 over ids, contents, labels and the way of decoding.
     """
 
     name: str
     ids: tuple[str, ...]
-    paths: tuple[Path, ...]
     labels: np.ndarray
     num_classes: int
-    image_size: tuple[int, int]
-    aspect: Aspect
+    examples: Photos | Arrays = field(repr=False)
     fingerprint: str
-    # uint8 [m, H, W, 3] shared between splits, and the rows of it that are this split's.
-    _pixels: tf.Tensor | None = field(default=None, repr=False)
-    _rows: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The photos' files; none where the examples came as arrays."""
+        return self.examples.paths
 
     def steps(self, batch_size: int) -> int:
         """Return the number of batches in an epoch; the last one may be partial."""
         return -(-len(self) // batch_size)
 
-    def images(self) -> np.ndarray:
-        """Return all photos, uint8 [n, height, width, 3], without augmentation.
+    def images(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Return photos, uint8 [n, height, width, 3], without augmentation.
+
+        Args:
+            indices: positions in the split; all where not given.
 
         Raises:
-            DataError: if a file has become unreadable since the folder was read.
+            DataError: if the examples are no photos, or a file has become unreadable since the
+                folder was read.
         """
-        if self._pixels is not None:
-            return self._pixels.numpy()[self._rows]
-        images, failures = decode_files(self.paths, image_size=self.image_size, aspect=self.aspect)
-        if failures:
-            index, reason = next(iter(failures.items()))
-            raise DataError(
-                f"{len(failures)} photos of the {self.name} split can no longer be read, first "
-                f"{self.paths[index]}: {reason}. Read the folder again to set them aside."
-            )
-        return images
+        if not isinstance(self.examples, Photos):
+            raise DataError(f"The examples of the {self.name} split are arrays, not photos.")
+        return self.examples.images(indices)
 
     def dataset(
         self,
@@ -144,15 +161,16 @@ class Split:
             epochs: with `epoch`, how many to yield one after the other, for
                 `fit(dataset, steps_per_epoch=split.steps(batch_size), epochs=epochs)`.
             shuffle: whether to draw a new order in each epoch.
-            augment: a name in `POLICIES`, or a policy.
+            augment: a name in `POLICIES`, or a policy; for photos only.
             seed: any integer.
             start: batches to leave out at the beginning, at no cost: where to resume.
 
         Returns:
-            Batches of (float32 [b, height, width, 3] in 0..255, int32 [b]).
+            Batches of (float32 [b, height, width, 3] in 0..255, int32 [b]). Of arrays the first is
+            the array [b, …] itself, or a dict of them by input name.
 
         Raises:
-            DataError: if an argument is out of range.
+            DataError: if an argument is out of range, or views of what is no photo are asked for.
             tf.errors.OpError: while iterating, if the photos are not kept in memory and a file was
                 removed or spoilt since the folder was read. `images` tells which.
 
@@ -172,6 +190,12 @@ class Split:
                 "every iteration another epoch."
             )
         is_plain = policy == Policy()
+        is_photo = isinstance(self.examples, Photos)
+        if not (is_photo or is_plain):
+            raise DataError(
+                f"The examples of the {self.name} split are no photos: augment={augment!r} cannot "
+                "be applied. Pass augment='none'."
+            )
 
         @tf.autograph.experimental.do_not_convert
         def batches_of(epoch):
@@ -185,52 +209,27 @@ class Split:
             return tf.data.Dataset.from_tensor_slices(examples).batch(batch_size)
 
         @tf.autograph.experimental.do_not_convert
-        def finish(images, views, labels):
-            if is_plain:
-                return tf.cast(images, tf.float32), labels
-            return augment_batch(images, views), labels
+        def finish(values, indices, views):
+            if not is_plain:
+                values = augment_batch(values, views)
+            elif is_photo:
+                values = tf.cast(values, tf.float32)
+            return values, tf.gather(labels, indices)
 
         # CPU: on a machine with a GPU the constants would land there.
         with tf.device("CPU:0"):
+            labels = tf.constant(self.labels)
             if epoch is None:
                 numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
             else:
                 numbers = tf.data.Dataset.range(epoch, epoch + epochs)
             batches = numbers.flat_map(batches_of).skip(start)
-            loaded = self._load(batches, batch_size)
+            loaded = self.examples.load(batches, batch_size)
             finished = loaded.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
             # Without a known length Keras warns at the end of the first epoch.
             count = max(0, epochs * self.steps(batch_size) - start)
             finished = finished.apply(tf.data.experimental.assert_cardinality(count))
             return finished.prefetch(tf.data.AUTOTUNE)
-
-    def _load(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        """Turn (indices, views) into (uint8 images, views, labels), in memory or from files."""
-        labels = tf.constant(self.labels)
-        if self._pixels is not None:
-            rows = tf.constant(self._rows)
-
-            @tf.autograph.experimental.do_not_convert
-            def gather(indices, views):
-                images = tf.gather(self._pixels, tf.gather(rows, indices))
-                return images, views, tf.gather(labels, indices)
-
-            return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
-
-        names = tf.constant([os.fsencode(path) for path in self.paths])
-        decode = file_decoder(self.image_size, self.aspect)
-
-        @tf.autograph.experimental.do_not_convert
-        def read_batch(indices, views):
-            files = tf.data.Dataset.from_tensor_slices(tf.gather(names, indices))
-            images = files.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
-            return tf.data.Dataset.zip(
-                images,
-                tf.data.Dataset.from_tensors(views),
-                tf.data.Dataset.from_tensors(tf.gather(labels, indices)),
-            )
-
-        return batches.flat_map(read_batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,19 +275,6 @@ def count_labels(labels: np.ndarray, num_classes: int) -> dict[int, int]:
     """Return the number of examples of every class, zeros included."""
     counts = Counter(labels.tolist())
     return {label: counts[label] for label in range(num_classes)}
-
-
-def split_fingerprint(
-    ids: Sequence[str],
-    checksums: Sequence[str],
-    labels: np.ndarray,
-    *,
-    image_size: tuple[int, int],
-    aspect: Aspect,
-) -> str:
-    """Return the SHA-256 that changes with any example, label, or way of decoding."""
-    examples = zip(ids, checksums, labels.tolist(), strict=True)
-    return fingerprint([(DECODER_VERSION, tuple(image_size), aspect), *examples])
 
 
 def _order(count: int, *, seed: tf.Tensor, epoch: tf.Tensor, shuffle: bool) -> tf.Tensor:

@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from tfinetune.adaptation.rules import groups_of
 from tfinetune.backbones.describe import describe
-from tfinetune.data import Split, Splits, decode_files
+from tfinetune.data import Split, Splits
 from tfinetune.evaluation import (
     Mistake,
     ReportData,
@@ -133,9 +133,7 @@ def _why_shipped(tuner: FineTuner, splits: Splits) -> str:
 
 def _mistakes(split: Split, probabilities: np.ndarray, names: list[str]) -> list[Mistake]:
     worst = worst_mistakes(split.labels, probabilities)
-    images, _ = decode_files(
-        [split.paths[index] for index in worst], image_size=split.image_size, aspect=split.aspect
-    )
+    images = split.images(worst)
     return [
         Mistake(
             image=image,

@@ -1,0 +1,103 @@
+"""Where the examples of a split lie, and how a batch of them gets into the graph."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfinetune.data.decode import Aspect
+from tfinetune.data.scan import decode_files, file_decoder
+from tfinetune.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """Photos of one size: files that are decoded when asked for, or pixels in memory.
+
+    Attributes:
+        image_size: height and width of the decoded photos.
+        aspect: as for `decode_image`.
+        paths: the files; none where the pixels came from arrays.
+        pixels: uint8 [m, H, W, 3] shared between splits, or None where they did not fit.
+        rows: the rows of `pixels` that are these examples.
+    """
+
+    image_size: tuple[int, int]
+    aspect: Aspect
+    paths: tuple[Path, ...]
+    pixels: tf.Tensor | None
+    rows: np.ndarray
+
+    def images(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Return photos, uint8 [n, height, width, 3], without augmentation.
+
+        Args:
+            indices: which; all where not given.
+
+        Raises:
+            DataError: if a file has become unreadable since the folder was read.
+        """
+        chosen = np.arange(len(self.rows)) if indices is None else np.asarray(indices, int)
+        if self.pixels is not None:
+            return self.pixels.numpy()[self.rows[chosen]]
+        paths = [self.paths[index] for index in chosen]
+        images, failures = decode_files(paths, image_size=self.image_size, aspect=self.aspect)
+        if failures:
+            index, reason = next(iter(failures.items()))
+            raise DataError(
+                f"{len(failures)} photos can no longer be read, first {paths[index]}: {reason}. "
+                "Read the folder again to set them aside."
+            )
+        return images
+
+    def load(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Turn (indices, *rest) into (uint8 images, indices, *rest)."""
+        if self.pixels is not None:
+            return _gather(self.pixels, self.rows, batches)
+        names = tf.constant([os.fsencode(path) for path in self.paths])
+        decode = file_decoder(self.image_size, self.aspect)
+
+        @tf.autograph.experimental.do_not_convert
+        def read_batch(*batch):
+            files = tf.data.Dataset.from_tensor_slices(tf.gather(names, batch[0]))
+            images = files.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+            rest = (tf.data.Dataset.from_tensors(part) for part in batch)
+            return tf.data.Dataset.zip(images, *rest)
+
+        return batches.flat_map(read_batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Examples in memory: one array, or one for each named input.
+
+    Attributes:
+        values: a tensor [m, …] or a dict of them, shared between splits.
+        rows: the rows that are these examples.
+    """
+
+    values: tf.Tensor | dict[str, tf.Tensor]
+    rows: np.ndarray
+
+    paths: tuple[Path, ...] = ()
+
+    def load(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Turn (indices, *rest) into (values, indices, *rest)."""
+        return _gather(self.values, self.rows, batches)
+
+
+def _gather(
+    values: tf.Tensor | dict[str, tf.Tensor], rows: np.ndarray, batches: tf.data.Dataset
+) -> tf.data.Dataset:
+    rows = tf.constant(rows)
+
+    @tf.autograph.experimental.do_not_convert
+    def gather(indices, *rest):
+        chosen = tf.gather(rows, indices)
+        picked = tf.nest.map_structure(lambda value: tf.gather(value, chosen), values)
+        return picked, indices, *rest
+
+    return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
