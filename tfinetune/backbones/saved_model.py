@@ -3,23 +3,33 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from tfinetune.backbones.saved_model_endpoints import (
+    Endpoint,
     Tensor,
     choose_endpoint,
     find_endpoints,
 )
 from tfinetune.backbones.saved_model_layer import SavedModelLayer
 from tfinetune.errors import BackboneError
-from tfinetune.security.saved_model import read_saved_model
-from tfinetune.security.saved_model_loading import prepare
+from tfinetune.security.saved_model import SavedModelFolder, read_saved_model
+from tfinetune.security.saved_model_keras import keras_config, rebuild_native
+from tfinetune.security.saved_model_loading import PreparedSavedModel, load_graph, prepare
+
+# Of the largest number that the SavedModel answers.
+TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 
 NEEDS_TFINETUNE = (
     "this SavedModel is one custom layer inside the model: loading the fine-tuned `.keras` needs "
     "tfinetune (`import tfinetune.backbones`); the exported SavedModel does not"
 )
+
+PROVEN = "rebuilt as native layers, which compute what its own signature does"
 
 
 @dataclass(frozen=True)
@@ -62,17 +72,83 @@ def open_saved_model(
     """
     saved = read_saved_model(path, tags=tags)
     prepared = prepare(saved)
-    chosen = choose_endpoint(
-        find_endpoints(prepared.meta_graph), endpoint, features, source=str(path)
-    )
+    endpoints = find_endpoints(prepared.meta_graph)
+    era = f"TensorFlow {saved.tensorflow_version}"
+    notes: list[str] = []
+    if endpoint is None:
+        try:
+            if model := _native(saved, prepared, endpoints):
+                return OpenedSavedModel(model, era, (PROVEN,))
+        except BackboneError as error:
+            notes.append(f"is used as one layer, since native layers cannot be had: {error}")
+    chosen = choose_endpoint(endpoints, endpoint, features, source=str(path))
     inputs = tuple(_sized(tensor, image_size, source=str(path)) for tensor in chosen.inputs)
     layer = SavedModelLayer(endpoint=replace(chosen, inputs=inputs), name="saved_model")
     layer.attach(prepared)
-    return OpenedSavedModel(
-        _around(layer, inputs),
-        f"TensorFlow {saved.tensorflow_version}",
-        (f"called at its endpoint {chosen.name}, output {chosen.outputs[0].name}",),
-        (NEEDS_TFINETUNE,),
+    notes.append(f"called at its endpoint {chosen.name}, output {chosen.outputs[0].name}")
+    return OpenedSavedModel(_around(layer, inputs), era, tuple(notes), (NEEDS_TFINETUNE,))
+
+
+def _native(
+    saved: SavedModelFolder, prepared: PreparedSavedModel, endpoints: dict[str, Endpoint]
+) -> keras.Model | None:
+    """Return a Keras 2 SavedModel as native layers, having compared the two; else None.
+
+    Raises:
+        BackboneError: if it cannot be rebuilt, or computes something else.
+    """
+    config = keras_config(saved)
+    if config is None:
+        return None
+    loaded = load_graph(prepared, {})
+    model = rebuild_native(saved, loaded, config)
+    signature = endpoints.get("serving_default")
+    if signature is None:
+        raise BackboneError("it has no signature to compare them with")
+    _check_parity(model, loaded.signatures["serving_default"], signature)
+    return model
+
+
+def _check_parity(model: keras.Model, signature: Any, endpoint: Endpoint) -> None:
+    """Compare a rebuilt model with the SavedModel's own signature, on noise.
+
+    Raises:
+        BackboneError: if they differ by more than rounding.
+    """
+    random = np.random.default_rng(0)
+    given = {tensor.name: _noise(tensor, random) for tensor in endpoint.inputs}
+    answers = signature(**given)
+    inputs = _in_order(given, [tensor.name for tensor in model.inputs])
+    if isinstance(model, keras.Sequential):
+        packed = inputs[0]
+    else:
+        packed = keras.tree.pack_sequence_as(model.input, inputs)
+    outputs = keras.tree.flatten(model(packed, training=False))
+    expected = _in_order(answers, getattr(model, "output_names", [""]))
+    half = any("16" in layer.compute_dtype for layer in model._flatten_layers())
+    tolerance = HALF_TOLERANCE if half else TOLERANCE
+    for one, other in zip(expected, outputs, strict=True):
+        one, other = np.asarray(one, "float32"), np.asarray(other, "float32")
+        difference = float(np.max(np.abs(one - other)))
+        if not difference <= tolerance * max(float(np.max(np.abs(one))), 1e-3):
+            raise BackboneError(f"they compute something else (by {difference:.2g})")
+
+
+def _in_order(by_name: dict[str, Any], names: list[str]) -> list[Any]:
+    if len(by_name) == 1:
+        return list(by_name.values())
+    if set(names) != set(by_name):
+        raise BackboneError(f"{', '.join(by_name)} cannot be told apart in them")
+    return [by_name[name] for name in names]
+
+
+def _noise(tensor: Tensor, random: np.random.Generator) -> tf.Tensor:
+    shape = [3, *(size or 32 for size in tensor.shape[1:])]
+    if tensor.dtype == "string":
+        return tf.fill(shape, "a")
+    return tf.cast(
+        random.uniform(-1, 1, shape) if "int" not in tensor.dtype else random.integers(0, 2, shape),
+        tensor.dtype,
     )
 
 

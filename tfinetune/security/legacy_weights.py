@@ -14,7 +14,7 @@ import numpy as np
 from tfinetune.errors import BackboneError
 
 # Keras 2 name of a weight -> Keras 3 name.
-_RENAMED = {"depthwise_kernel": "kernel"}
+RENAMED = {"depthwise_kernel": "kernel"}
 
 
 def load_legacy_weights(model: keras.Model, file: h5py.File) -> None:
@@ -141,7 +141,7 @@ def _names(node: h5py.Group, attribute: str) -> list[str]:
 
 def _leaf(name: str) -> str:
     leaf = name.rpartition("/")[2].partition(":")[0]
-    return _RENAMED.get(leaf, leaf)
+    return RENAMED.get(leaf, leaf)
 
 
 def _summary(weights: list[tuple[str, tuple[int, ...]]]) -> str:

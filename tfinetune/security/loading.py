@@ -114,6 +114,33 @@ def load_keras(
     return model
 
 
+def build_model(config: dict[str, Any], *, source: Path, stored_elements: int) -> keras.Model:
+    """Build the model of a translated config; its weights are not loaded yet.
+
+    Args:
+        config: what `translate` returned.
+        source: where it was found, for messages.
+        stored_elements: how many numbers there are for its weights.
+
+    Raises:
+        UnsafeModelError: as `load_keras`.
+        BackboneError: if Keras cannot build it.
+    """
+    audit(config, source, {})
+    budget = _MemoryBudget(ModelFile(source, "hdf5", config, "2", stored_elements))
+    try:
+        with tf.variable_creator_scope(budget.check):
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except (BackboneError, MemoryError):
+        raise
+    except Exception as error:
+        if budget.exceeded:
+            raise budget.exceeded from error
+        raise BackboneError(f"Keras cannot build it: {_first_sentence(error)}") from error
+    check_activations(model, source=source)
+    return model
+
+
 def load_weights(model: keras.Model, path: str | Path) -> None:
     """Load an `.h5` weights file (of Keras 2 or 3, with or without a top) into `model`.
 

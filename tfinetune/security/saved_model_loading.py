@@ -5,6 +5,7 @@ SavedModel from here on.
 """
 
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -84,7 +85,8 @@ def load_graph(prepared: PreparedSavedModel, variables: Mapping[str, tf.Variable
 
 def _load(path: str | Path) -> Any:
     try:
-        return tf.saved_model.load(str(path))
+        with _without_warnings():
+            return tf.saved_model.load(str(path))
     except MemoryError:
         raise
     except Exception as error:
@@ -93,6 +95,18 @@ def _load(path: str | Path) -> Any:
             f"The SavedModel could not be loaded by TensorFlow {tf.__version__}: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep TensorFlow from listing every optimizer slot that was not restored."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _copy(path: Path, meta_graph: MetaGraphDef) -> tempfile.TemporaryDirectory:
