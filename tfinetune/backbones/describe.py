@@ -5,6 +5,8 @@ from typing import Any
 import keras
 
 from tfinetune.backbones.backbone import Backbone
+from tfinetune.backbones.groups import LayerGroup
+from tfinetune.backbones.saved_model_layer import VariableScope
 
 
 def describe(backbone: Backbone) -> dict[str, Any]:
@@ -19,6 +21,7 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         layer
         for layer in model._flatten_layers()
         if isinstance(layer, keras.layers.BatchNormalization)
+        or getattr(layer, "is_batch_norm", False)
     ]
     return {
         "source": provenance.source,
@@ -37,10 +40,16 @@ def describe(backbone: Backbone) -> dict[str, Any]:
                 "name": group.name,
                 "depth": len(group.layers),
                 "parameters": group.parameters,
-                "output_shape": list(group.layers[-1].output.shape[1:]),
+                "output_shape": _output_shape(group),
             }
             for group in backbone.groups
         ],
         "notes": list(provenance.notes),
         "warnings": list(provenance.warnings),
     }
+
+
+def _output_shape(group: LayerGroup) -> list[int | None] | None:
+    """Return the shape that a group ends with; unknown inside a SavedModel."""
+    last = group.layers[-1]
+    return None if isinstance(last, VariableScope) else list(last.output.shape[1:])

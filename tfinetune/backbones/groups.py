@@ -5,11 +5,16 @@ where there is no resolution any more (tokens, vectors), each attention block or
 """
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
 
 from tfinetune.backbones.graph import bottlenecks, has_kernel, ordered_nodes
+from tfinetune.backbones.saved_model_layer import VariableScope, saved_model_layers
+
+_BLOCK = re.compile(r"\D*\d*")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,12 @@ class LayerGroup:
 
 
 def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
-    """Return groups "stem", "stage_1", …, "stage_n"; each layer of `model` is in exactly one."""
+    """Return groups "stem", "stage_1", …, "stage_n"; each layer of `model` is in exactly one.
+
+    A SavedModel inside is in them scope by scope.
+    """
+    if saved_models := saved_model_layers(model):
+        return _named([run for layer in saved_models for run in _runs_of_scopes(layer.scopes)])
     levels = _levels(model)
     stem = _stem(model)
     by_level: dict[int, list[keras.Layer]] = {}
@@ -40,8 +50,29 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
             merged[-1].extend(layers)
         else:
             merged.append(layers)
-    names = ["stem", *(f"stage_{i}" for i in range(1, len(merged)))]
-    return tuple(LayerGroup(name, tuple(group)) for name, group in zip(names, merged, strict=True))
+    return _named(merged)
+
+
+def _named(runs: list[list[keras.Layer]]) -> tuple[LayerGroup, ...]:
+    names = ["stem", *(f"stage_{i}" for i in range(1, len(runs)))]
+    return tuple(LayerGroup(name, tuple(run)) for name, run in zip(names, runs, strict=False))
+
+
+def _runs_of_scopes(scopes: Iterable[VariableScope]) -> list[list[VariableScope]]:
+    """Split scopes where a new block begins: at each with a kernel whose name says another.
+
+    `block_3_expand` and `block_3/conv` are of the block `block_3`; names without a number are
+    blocks of their own.
+    """
+    runs: list[list[VariableScope]] = []
+    block = None
+    for scope in scopes:
+        name = _BLOCK.match(scope.path).group()
+        if not runs or (has_kernel(scope) and name != block):
+            runs.append([])
+            block = name
+        runs[-1].append(scope)
+    return runs
 
 
 def _ordered_layers(model: keras.Model) -> list[keras.Layer]:

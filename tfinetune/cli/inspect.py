@@ -58,6 +58,8 @@ def _show(facts: dict[str, Any]) -> None:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "unknown"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):

@@ -23,6 +23,7 @@ from tfinetune.security.saved_model_audit import all_nodes, assets_of, forbidden
 
 GRAPH_FILE = "saved_model.pb"
 MAX_GRAPH_BYTES = 256 * 2**20
+MAX_CONFIG_BYTES = 64 * 2**20
 MAX_FILES = 10_000
 # Counters and what else is declared but not stored.
 SLACK_BYTES = 16 * 2**20
@@ -60,9 +61,15 @@ def trusted() -> Iterator[None]:
         _trusting.reset(token)
 
 
-def is_saved_model(path: str | Path) -> bool:
-    """Return whether `path` is a folder with a SavedModel directly in it."""
-    return (Path(path) / GRAPH_FILE).is_file()
+def find_saved_model(path: str | Path) -> Path | None:
+    """Return the folder of the SavedModel in `path`: itself, or its highest numbered version."""
+    path = Path(path)
+    if (path / GRAPH_FILE).is_file():
+        return path
+    versions = [
+        file.parent for file in path.glob(f"*/{GRAPH_FILE}") if file.parent.name.isdecimal()
+    ]
+    return max(versions, key=lambda folder: int(folder.name), default=None)
 
 
 def read_saved_model(path: str | Path, *, tags: Iterable[str] | None = None) -> SavedModelFolder:
@@ -110,16 +117,24 @@ def _check_files(path: Path) -> int:
     return data_bytes
 
 
-def _parse(file: Path) -> SavedModel:
+def read_bounded(file: Path, max_bytes: int) -> bytes:
+    """Read a file of a SavedModel.
+
+    Raises:
+        UnsafeModelError: if it is larger than `max_bytes`.
+    """
     size = file.stat().st_size
-    if size > MAX_GRAPH_BYTES:
+    if size > max_bytes:
         raise UnsafeModelError(
-            f"{file} has {size:,} bytes (at most {MAX_GRAPH_BYTES:,} are allowed for a graph); it "
-            "was refused unread."
+            f"{file} has {size:,} bytes (at most {max_bytes:,} are allowed); it was refused unread."
         )
+    return file.read_bytes()
+
+
+def _parse(file: Path) -> SavedModel:
     saved = SavedModel()
     try:
-        saved.ParseFromString(file.read_bytes())
+        saved.ParseFromString(read_bounded(file, MAX_GRAPH_BYTES))
     except DecodeError:
         raise BackboneError(f"{file} is damaged. Download or save the model again.") from None
     if not saved.meta_graphs:

@@ -7,7 +7,6 @@ the object graph before, in `assets/saved_model.json` under TensorFlow 1.
 import json
 import math
 import posixpath
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,12 +14,11 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.python.keras.protobuf.saved_metadata_pb2 import SavedMetadata
 
-from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.errors import BackboneError
 from tfinetune.security.legacy_config import translate
 from tfinetune.security.legacy_weights import RENAMED, finalize
 from tfinetune.security.loading import build_model
-from tfinetune.security.preflight import MAX_CONFIG_BYTES
-from tfinetune.security.saved_model import SavedModelFolder
+from tfinetune.security.saved_model import MAX_CONFIG_BYTES, SavedModelFolder, read_bounded
 
 
 def keras_config(saved: SavedModelFolder) -> dict[str, Any] | None:
@@ -64,31 +62,21 @@ def rebuild_native(saved: SavedModelFolder, loaded: Any, config: dict[str, Any])
     return model
 
 
-def _metadata(saved: SavedModelFolder) -> str | None:
-    beside = saved.path / "keras_metadata.pb"
-    if beside.is_file():
-        _bound(beside)
-        nodes = SavedMetadata.FromString(beside.read_bytes()).nodes
+def _metadata(saved: SavedModelFolder) -> str | bytes | None:
+    since_tensorflow_2_5 = saved.path / "keras_metadata.pb"
+    if since_tensorflow_2_5.is_file():
+        content = read_bounded(since_tensorflow_2_5, MAX_CONFIG_BYTES)
+        nodes = SavedMetadata.FromString(content).nodes
         return next((node.metadata for node in nodes if node.node_path == "root"), None)
     if saved.has_objects:
         return saved.meta_graph.object_graph_def.nodes[0].user_object.metadata
-    beside = saved.path / "assets" / "saved_model.json"
-    if beside.is_file():
-        _bound(beside)
-        return beside.read_text(encoding="utf-8")
-    return None
+    tensorflow_1 = saved.path / "assets" / "saved_model.json"
+    return read_bounded(tensorflow_1, MAX_CONFIG_BYTES) if tensorflow_1.is_file() else None
 
 
 def _without_tuples(value: dict[str, Any]) -> Any:
     """Return the list in what this one format of Keras writes for a tuple or a shape."""
     return value["items"] if value.get("class_name") in ("__tuple__", "TensorShape") else value
-
-
-def _bound(file: Path) -> None:
-    if file.stat().st_size > MAX_CONFIG_BYTES:
-        raise UnsafeModelError(
-            f"{file} has more than {MAX_CONFIG_BYTES:,} bytes; it was refused unread."
-        )
 
 
 def _in_order_of(weights: list[keras.Variable], variables: list[tf.Variable]) -> list[tf.Variable]:

@@ -1,0 +1,85 @@
+"""Open a folder as a Keras model: a SavedModel, a run of tfinetune, or a KerasHub preset."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from tfinetune.backbones.presets import is_preset_folder, open_preset
+from tfinetune.backbones.saved_model import open_saved_model
+from tfinetune.runs import RunFolder
+from tfinetune.security.loading import load_keras
+from tfinetune.security.saved_model import find_saved_model, trusted
+from tfinetune.storage import sha256_file
+
+
+@dataclass(frozen=True)
+class OpenedFolder:
+    """What was found in a folder; the fields mean what they do in `Provenance`."""
+
+    model: keras.Model
+    kind: str
+    era: str
+    sha256: str
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def open_folder(
+    path: str | Path,
+    *,
+    tags: Iterable[str] | None = None,
+    endpoint: str | None = None,
+    features: str | None = None,
+    trust: bool = False,
+    image_size: tuple[int, int] | None = None,
+) -> OpenedFolder | None:
+    """Open the model in the folder `path`; None where there is none of a known kind.
+
+    Args:
+        path: of a run, a SavedModel, a folder of its numbered versions, or a KerasHub preset.
+        tags: of the graph of a SavedModel, where there are several.
+        endpoint: of a SavedModel: the function or signature to call.
+        features: of a SavedModel: the output to use, where there are several.
+        trust: whether a SavedModel may read, write and execute.
+        image_size: (height, width) where a SavedModel takes images of any size.
+
+    Raises:
+        RunError: if the run is not finished, or was changed.
+        UnsafeModelError: if opening it would run code or exhaust memory.
+        BackboneError: if it cannot be opened, or a choice is to be made: the options are listed.
+    """
+    path = Path(path)
+    if (path / "recipe.yaml").is_file():
+        run = RunFolder.open(path)
+        return OpenedFolder(
+            load_keras(run.model_path),
+            "run",
+            f"Keras {keras.__version__}",
+            sha256_file(run.model_path),
+            ("fine-tuned by tfinetune",),
+        )
+    if is_preset_folder(path):
+        model, notes = open_preset(str(path))
+        return OpenedFolder(model, "hub", "KerasHub", _digest(path), warnings=notes)
+    folder = find_saved_model(path)
+    if folder is None:
+        return None
+    with trusted() if trust else contextlib.nullcontext():
+        opened = open_saved_model(
+            folder, tags=tags, endpoint=endpoint, features=features, image_size=image_size
+        )
+    return OpenedFolder(
+        opened.model, "saved_model", opened.era, _digest(folder), opened.notes, opened.warnings
+    )
+
+
+def _digest(folder: Path) -> str:
+    """Return one SHA-256 over the names and contents of all files."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
