@@ -1,6 +1,7 @@
-"""Join backbone and head into one plain functional model: photo in, probabilities out."""
+"""Join backbone and head into one plain functional model, from inputs to probabilities."""
 
 import copy
+from typing import Any
 
 import keras
 from keras import ops
@@ -15,11 +16,13 @@ class Assembly:
         image [b, H, W, 3], 0..255 -> range of the backbone -> backbone -> pool -> dropout
             -> logits -> temperature -> probabilities [b, classes]
 
+    What takes no image gets its inputs as they are: one tensor, or a dict of several by name.
+
     Attributes:
         backbone: what `load_backbone` returned; its layers are the ones trained.
-        model: image -> probabilities, the model that is saved and served.
-        logits_model: image -> logits, the model that is trained.
-        features_model: image -> pooled features, everything that a linear probe freezes.
+        model: input -> probabilities, the model that is saved and served.
+        logits_model: input -> logits, the model that is trained.
+        features_model: input -> pooled features, everything that a linear probe freezes.
         head_layers: the layers that the rule `"head"` means.
     """
 
@@ -27,19 +30,16 @@ class Assembly:
         self, backbone: Backbone, num_classes: int, *, dropout: float = 0.2, seed: int = 0
     ) -> None:
         self.backbone = backbone
-        height, width = backbone.image_size
-        image = keras.Input((height, width, 3), name="image")
-        scaled = image
-        if backbone.channels == 1:
-            scaled = ops.image.rgb_to_grayscale(scaled)
-        scaled = backbone.input_scaling.apply(scaled)
-        features = heads.pool_features(backbone.model(scaled))
-        self.features_model = keras.Model(image, features, name="features")
+        inputs = _inputs(backbone)
+        features = heads.pool_features(
+            keras.tree.flatten(backbone.model(_scaled(inputs, backbone)))
+        )
+        self.features_model = keras.Model(inputs, features, name="features")
 
         dropped = keras.layers.Dropout(dropout, seed=seed, name="dropout")(features)
         self.logits_layer = heads.logits_layer(num_classes, seed=seed)
         logits = self.logits_layer(dropped)
-        self.logits_model = keras.Model(image, logits, name="classifier_logits")
+        self.logits_model = keras.Model(inputs, logits, name="classifier_logits")
         self.head_layers: tuple[keras.Layer, ...] = (self.logits_layer,)
         self.temperature = 1.0
         self.set_temperature(1.0)
@@ -61,3 +61,22 @@ class Assembly:
         """Put back what `get_weights` returned."""
         for variable, value in zip(self.logits_model.variables, weights, strict=True):
             variable.assign(value)
+
+
+def _inputs(backbone: Backbone) -> keras.KerasTensor | dict[str, keras.KerasTensor]:
+    if backbone.takes_image:
+        return keras.Input((*backbone.image_size, 3), name="image")
+    inputs = {
+        tensor.name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
+        for tensor in backbone.model.inputs
+    }
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
+
+
+def _scaled(inputs: keras.KerasTensor | dict[str, keras.KerasTensor], backbone: Backbone) -> Any:
+    """Return what the backbone is given."""
+    if not backbone.takes_image:
+        return list(inputs.values()) if isinstance(inputs, dict) else inputs
+    if backbone.channels == 1:
+        inputs = ops.image.rgb_to_grayscale(inputs)
+    return backbone.input_scaling.apply(inputs)

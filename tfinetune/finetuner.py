@@ -27,10 +27,14 @@ from tfinetune.training.strategies import LPFT, Strategy
 class FineTuner:
     """Fine-tune a backbone on a data set and get a plain Keras model.
 
+    Photos go through everything here; of tables, sequences, texts and several inputs `fit`,
+    `evaluate`, `probabilities` and `save` work alike, and `predict` and `export` are those of Keras
+    (`tuner.model.predict`, `tuner.model.export`).
+
     Args:
         backbone: path of a `.h5` or `.keras` file, a `keras.applications` name, a `keras.Model`,
             or what `load_backbone` returned, which is then trained in place.
-        spec: image size and classes, as `splits.spec` gives them.
+        spec: inputs and classes, as `splits.spec` gives them.
         weights: for a name or path, see `load_backbone`.
         input_range: what pixel values 0 and 255 become for the backbone; None detects it.
         dropout: rate before the last layer, in [0, 1).
@@ -42,6 +46,7 @@ class FineTuner:
 
     Raises:
         FixedSizeError: if the backbone cannot work at `spec.image_size`.
+        DataError: if the backbone takes other inputs than the data set has.
 
     Example:
         >>> import tfinetune as ft  # doctest: +SKIP
@@ -70,12 +75,7 @@ class FineTuner:
                 input_range=input_range,
                 seed=seed,
             )
-        if backbone.image_size != tuple(spec.image_size):
-            raise FixedSizeError(
-                f"The backbone works at {_size(backbone.image_size)} pixels only and the photos "
-                f"were prepared at {_size(spec.image_size)}. Read them with "
-                f"image_size={backbone.image_size}."
-            )
+        _check_fit(backbone, spec)
         self.spec = spec
         self.seed = seed
         self.reporter = reporter or Reporter()
@@ -129,7 +129,7 @@ class FineTuner:
         strategy: Strategy | None = None,
         *,
         batch_size: int = 32,
-        augment: str = "light",
+        augment: str | None = None,
         class_weighting: str = "auto",
         checkpoint: str | Path | None = None,
         on_epoch: Callable[[list[dict]], None] = lambda history: None,
@@ -140,7 +140,7 @@ class FineTuner:
             splits: what to learn from.
             strategy: LP-FT where not given.
             batch_size: photos a step.
-            augment: policy for the training photos.
+            augment: policy for the training photos. Default: `light`; `none` for what is no photo.
             class_weighting: `auto`, `always` or `never`, see `training.class_weights`.
             checkpoint: file to keep the state in after every epoch, and to continue from.
             on_epoch: told the whole history after every epoch.
@@ -154,6 +154,9 @@ class FineTuner:
             TrainingError: if training diverged.
         """
         strategy = strategy or LPFT()
+        if augment is None:
+            augment = "light" if self.spec.image_size else "none"
+        splits.train.policy(augment)  # one that cannot be had is refused before anything slow
         self._gate_photos = (splits.validation or splits.test or splits.train).paths
         self.class_weights = class_weights(splits.train, mode=class_weighting)
         if self.class_weights:
@@ -178,9 +181,11 @@ class FineTuner:
                 on_epoch=on_epoch,
             )
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            size = self.spec.image_size
             raise OutOfMemoryError(
-                f"Memory ran out while training at {_size(self.spec.image_size)} pixels with "
-                f"--batch-size {batch_size}. Try half the batch size, or a smaller --image-size."
+                f"Memory ran out while training{f' at {_size(size)} pixels' if size else ''} with "
+                f"--batch-size {batch_size}. Try half the batch size"
+                f"{', or a smaller --image-size' if size else ''}."
             ) from error
         except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
             raise DataError(
@@ -233,10 +238,14 @@ class FineTuner:
     def predict(self, files: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
         """Classify image files.
 
+        Raises:
+            DataError: if there is no file, or the model takes no image.
+
         Returns:
             Probabilities `[n, classes]` (zeros where a file cannot be read) and the reason for
             each position that could not.
         """
+        self._check_takes_image("model.predict(arrays)")
         return predict_files(self.model, files, aspect=self.spec.aspect, reporter=self.reporter)
 
     def export(
@@ -251,19 +260,25 @@ class FineTuner:
 
         Raises:
             ParityError: if the SavedModel differs by more than 1e-4; nothing is kept then.
+            DataError: if the model takes no image.
         """
+        self._check_takes_image("model.export(path)")
         return export_checked(
             self.model,
             path,
             class_names=self.spec.class_names,
             aspect=self.spec.aspect,
-            photos=photos or self._gate_photos,
+            photos=photos or self._gate_photos or sample_photos(),
         )
+
+    def _check_takes_image(self, instead: str) -> None:
+        if self.spec.image_size is None:
+            raise DataError(f"This model takes no image files. Use Keras's own: tuner.{instead}.")
 
     def save(self, path: str | Path) -> None:
         """Write `model` as `.keras`, uncompiled: it loads where tfinetune is not installed."""
         # The same layers in a new model: you may have compiled `model` with an optimizer of ours.
-        uncompiled = keras.Model(self.model.inputs, self.model.outputs, name=self.model.name)
+        uncompiled = keras.Model(self.model.input, self.model.output, name=self.model.name)
         with atomic_path(path) as temporary:
             uncompiled.save(temporary)
 
@@ -307,6 +322,39 @@ def predict_files(
             failures.update({start + index: reason for index, reason in unread.items()})
             advance(start + len(some), len(files))
     return np.concatenate(parts), failures
+
+
+def _check_fit(backbone: Backbone, spec: DataSpec) -> None:
+    """Raise what does not fit between a backbone and a data set."""
+    if spec.image_size:
+        if backbone.image_size != tuple(spec.image_size):
+            raise FixedSizeError(
+                f"The backbone works at {_size(backbone.image_size)} pixels only and the photos "
+                f"were prepared at {_size(spec.image_size)}. Read them with "
+                f"image_size={backbone.image_size}."
+            )
+        return
+    taken = {tensor.name: tuple(tensor.shape[1:]) for tensor in backbone.model.inputs}
+    given = {name: tuple(entry.shape) for name, entry in spec.inputs.items()}
+    if len(taken) == len(given) == 1:  # then its name does not matter
+        given = dict(zip(taken, given.values(), strict=True))
+    if taken.keys() != given.keys() or not all(
+        _shapes_agree(shape, given[name]) for name, shape in taken.items()
+    ):
+        raise DataError(
+            f"The backbone takes {_inputs_text(taken)} per example; the data set has "
+            f"{_inputs_text(given)}. Rename or reshape the arrays of ft.data.from_arrays."
+        )
+
+
+def _shapes_agree(taken: tuple[int | None, ...], given: tuple[int | None, ...]) -> bool:
+    return len(taken) == len(given) and all(
+        None in (a, b) or a == b for a, b in zip(taken, given, strict=True)
+    )
+
+
+def _inputs_text(shapes: dict[str, tuple[int | None, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}".strip() for name, shape in shapes.items())
 
 
 def _size(size: Sequence[int]) -> str:

@@ -3,18 +3,40 @@
 import keras
 import numpy as np
 
+from tfinetune.errors import BackboneError
 
-def pool_features(features: keras.KerasTensor) -> keras.KerasTensor:
-    """Average a feature map `[b, h, w, c]` or tokens `[b, t, c]` to vectors `[b, c]`.
+
+def pool_features(features: list[keras.KerasTensor]) -> keras.KerasTensor:
+    """Average maps `[b, ..., c]` or tokens `[b, t, c]` to vectors, and join several to `[b, c]`.
 
     A vector passes through. The pooling has no weights, so pooled features can be cached with a
     frozen backbone.
+
+    Raises:
+        BackboneError: if features have no axis of channels, or more than three of positions.
     """
-    if len(features.shape) == 4:
-        return keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    if len(features.shape) == 3:
-        return keras.layers.GlobalAveragePooling1D(name="pool")(features)
-    return features
+    names = ["pool", *(f"pool_{index}" for index in range(1, len(features)))]
+    pooled = [_pool(tensor, name) for tensor, name in zip(features, names, strict=True)]
+    return keras.layers.Concatenate(name="join")(pooled) if len(pooled) > 1 else pooled[0]
+
+
+def _pool(features: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    rank = len(features.shape)
+    if rank == 2:
+        return features
+    if rank not in _POOLING:
+        raise BackboneError(
+            f"Features of shape {list(features.shape[1:])} cannot be averaged to a vector. Pass "
+            "features= with the name of a layer whose output is a map, tokens or a vector."
+        )
+    return _POOLING[rank](name=name)(features)
+
+
+_POOLING = {
+    3: keras.layers.GlobalAveragePooling1D,
+    4: keras.layers.GlobalAveragePooling2D,
+    5: keras.layers.GlobalAveragePooling3D,
+}
 
 
 def logits_layer(num_classes: int, *, seed: int) -> keras.layers.Dense:

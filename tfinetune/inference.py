@@ -5,6 +5,7 @@ Constants let the graph optimizer fuse convolution, batch normalization and acti
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,22 +14,33 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from tfinetune.reporting import Advance
 
-ConstantFunction = Callable[[tf.Tensor], tf.Tensor]
+ConstantFunction = Callable[[Any], tf.Tensor]
 
 
 def constant_function(model: keras.Model) -> ConstantFunction:
-    """Freeze a model of one input and one output as it is now.
+    """Freeze a model of one output as it is now.
 
     Args:
         model: any model; later changes of its weights do not reach the returned function.
 
     Returns:
-        A function from a float32 batch to the model's output in inference mode.
+        A function from a batch (a tensor, or a dict of them by input name) to the model's output in
+        inference mode.
     """
-    signature = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
+    specs = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), model.input
+    )
     function = tf.function(lambda batch: model(batch, training=False))
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function(signature))
-    return lambda batch: frozen(tf.cast(batch, tf.float32))[0]
+    concrete = function.get_concrete_function(specs)
+    # In the order of the graph's own arguments, which a dict need not have.
+    dtypes = keras.tree.map_structure(lambda spec: spec.dtype, specs)
+    frozen = convert_variables_to_constants_v2(concrete)
+
+    def run(batch: Any) -> tf.Tensor:
+        cast = tf.nest.map_structure(tf.cast, batch, dtypes)
+        return frozen(*tf.nest.flatten(cast))[0]
+
+    return run
 
 
 def predict(
@@ -38,7 +50,7 @@ def predict(
 
     Args:
         function: what `constant_function` returned.
-        batches: image batches, or (images, labels) as a split's dataset gives them.
+        batches: batches of inputs, or (inputs, labels) as a split's dataset gives them.
         total: number of examples; the last batch may be short.
         advance: told (examples done, total).
 
@@ -48,8 +60,8 @@ def predict(
     outputs: list[np.ndarray] = []
     done = 0
     for batch in batches:
-        images = batch[0] if isinstance(batch, tuple) else batch
-        output = function(images).numpy()
+        inputs = batch[0] if isinstance(batch, tuple) else batch
+        output = function(inputs).numpy()
         outputs.append(output)
         done += len(output)
         if advance is not None:

@@ -198,20 +198,6 @@ def test_a_misspelled_architecture_is_corrected():
         load_backbone("MobilNetV2")
 
 
-@pytest.mark.parametrize("shape", [(12,), (120, 35), (8, 8, 5), (4, 8, 8, 3)])
-def test_a_model_without_image_input_is_refused(shape):
-    inputs = keras.Input(shape)
-    with pytest.raises(BackboneError, match=r"takes (no image|images of shape)"):
-        load_backbone(keras.Model(inputs, layers.Dense(2)(inputs)))
-
-
-def test_several_outputs_are_named():
-    inputs = keras.Input((8, 8, 3))
-    heads = [layers.Conv2D(2, 3, name=name)(inputs) for name in ("age", "mood")]
-    with pytest.raises(BackboneError, match=r"2 outputs \(age, mood\)"):
-        load_backbone(keras.Model(inputs, heads))
-
-
 def test_a_subclassed_model_is_refused():
     class Own(keras.Model):
         def call(self, x):

@@ -84,14 +84,24 @@ def test_a_rebuilt_teachable_machine_backbone_saves_as_plain_keras(shared, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("name", "features"),
+    [
+        ("churn/model.h5", [[None, 32]]),
+        ("churn/model.keras", [[None, 32]]),
+        ("mnist_cnn/model.keras", [[None, 128]]),
+        ("sentiment/model.keras", [[None, 16]]),
+        ("chemical_vae/zinc_encoder.h5", [[None, 196]]),
+        ("mlperf_tiny/ad01.h5", [[None, 128]]),
+    ],
+)
+def test_models_of_other_inputs_are_backbones(shared, name, features):
+    backbone = load_backbone(shared / "models" / name)
+    assert [list(output.shape) for output in backbone.model.outputs] == features
+
+
+@pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("churn/model.h5", "takes no image"),
-        ("churn/model.keras", "takes no image"),
-        ("mnist_cnn/model.keras", "takes no image"),
-        ("sentiment/model.keras", "takes no image"),
-        ("chemical_vae/zinc_encoder.h5", "takes no image"),
-        ("mlperf_tiny/ad01.h5", "takes no image"),
         ("textgenrnn/textgenrnn_weights.hdf5", "weights only"),
         ("squeezenet/squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5", "weights only"),
         ("imagenet/mobilenet_v1_0.25_224_imagenet.weights.h5", "weights only"),

@@ -10,6 +10,8 @@ import numpy as np
 from tfinetune.backbones.graph import rebuild
 from tfinetune.backbones.groups import LayerGroup, layer_groups
 from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.backbones.saved_model_layer import saved_model_layers
+from tfinetune.errors import BackboneError, FixedSizeError
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,10 @@ class Provenance:
 
     Attributes:
         source: path or name it was loaded from.
-        kind: "keras" (`.keras`), "hdf5" (`.h5`), "application" or "object".
-        era: the Keras that wrote it.
-        sha256: of the file, where there is one.
+        kind: "keras" (`.keras`), "hdf5" (`.h5`), "saved_model", "run" (of tfinetune), "hub" (a
+            KerasHub preset), "application" or "object".
+        era: the Keras or TensorFlow that wrote it.
+        sha256: of the file, or of all files of the folder, where there is one.
         notes: what was done, such as where the top was cut.
         warnings: what the user should know before trusting the result.
     """
@@ -38,29 +41,45 @@ class Backbone:
     """A pretrained feature extractor.
 
     Attributes:
-        model: functional model of fresh stock layers with one image input, in the backbone's own
-            pixel range. Its output is a map `[b, h, w, c]`, tokens `[b, t, c]` or a vector
-            `[b, c]`.
-        input_scaling: takes photos of 0..255 to that range.
+        model: functional model of fresh stock layers. An image input is in the backbone's own
+            pixel range. Its output, or each of them, is a map `[b, h, w, c]`, tokens `[b, t, c]`
+            or a vector `[b, c]`.
+        input_scaling: takes photos of 0..255 to that range; None where it takes no image.
         groups: "stem", "stage_1", …; every layer of `model` is in exactly one.
         provenance: where it comes from.
     """
 
     model: keras.Model
-    input_scaling: InputScaling
+    input_scaling: InputScaling | None
     groups: tuple[LayerGroup, ...]
     provenance: Provenance
 
     @classmethod
     def of(
-        cls, model: keras.Model, *, input_scaling: InputScaling, provenance: Provenance
+        cls, model: keras.Model, *, input_scaling: InputScaling | None, provenance: Provenance
     ) -> "Backbone":
         """Return a backbone around `model`, its layers grouped."""
         return cls(model, input_scaling, layer_groups(model), provenance)
 
     @property
+    def takes_image(self) -> bool:
+        """Whether its one input is an image."""
+        return self.input_scaling is not None
+
+    @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images it takes."""
+        """Height and width of the images it takes.
+
+        Raises:
+            BackboneError: if it takes no image.
+        """
+        if not self.takes_image:
+            shapes = [list(tensor.shape[1:]) for tensor in self.model.inputs]
+            shown = ", ".join(map(str, shapes)).replace("None", "any")
+            raise BackboneError(
+                f"{self.provenance.source} takes no image: its input is {shown} per example. "
+                "Photos need a backbone that takes one input of height, width and 1 or 3 channels."
+            )
         return tuple(self.model.inputs[0].shape[1:3])
 
     @property
@@ -77,6 +96,11 @@ class Backbone:
         """
         if tuple(image_size) == self.image_size:
             return self
+        if saved_model_layers(self.model):
+            raise FixedSizeError(
+                "A SavedModel works at the size that it was opened at. Pass image_size= to "
+                "load_backbone."
+            )
         before = "x".join(map(str, self.image_size))
         after = "x".join(map(str, image_size))
         return self._around(
@@ -88,7 +112,15 @@ class Backbone:
         """Return the same architecture with fresh random weights, reproducible under `seed`.
 
         Statistics of preprocessing layers are data, not something learned: they stay.
+
+        Raises:
+            BackboneError: for a SavedModel, which does not say how it was initialized.
         """
+        if saved_model_layers(self.model):
+            raise BackboneError(
+                "A SavedModel cannot be started from scratch: it does not say how its variables "
+                "were initialized. Leave weights='none' out."
+            )
         model = _reseeded_clone(self.model, seed)
         for old, new in zip(self.model.layers, model.layers, strict=True):
             new.trainable = True

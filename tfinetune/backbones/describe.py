@@ -16,7 +16,7 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         >>> describe(load_backbone("MobileNetV2", weights="none"))["groups"][0]["name"]
         'stem'
     """
-    model, provenance = backbone.model, backbone.provenance
+    model, provenance, scaling = backbone.model, backbone.provenance, backbone.input_scaling
     batch_norms = [
         layer
         for layer in model._flatten_layers()
@@ -28,10 +28,10 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         "kind": provenance.kind,
         "era": provenance.era,
         "sha256": provenance.sha256,
-        "input_shape": [*backbone.image_size, backbone.channels],
-        "output_shape": list(model.output_shape[1:]),
-        "input_range": backbone.input_scaling.describe(),
-        "input_range_origin": backbone.input_scaling.origin,
+        "input_shape": _shapes(model.inputs),
+        "output_shape": _shapes(model.outputs),
+        "input_range": scaling.describe() if scaling else None,
+        "input_range_origin": scaling.origin if scaling else None,
         "parameters": model.count_params(),
         "batch_norm_layers": len(batch_norms),
         "batch_norm_policy": "frozen" if batch_norms else "none",
@@ -53,3 +53,9 @@ def _output_shape(group: LayerGroup) -> list[int | None] | None:
     """Return the shape that a group ends with; unknown inside a SavedModel."""
     last = group.layers[-1]
     return None if isinstance(last, VariableScope) else list(last.output.shape[1:])
+
+
+def _shapes(tensors: list[keras.KerasTensor]) -> list[int | None] | dict[str, list[int | None]]:
+    """Return the shape of the only tensor, or of each by its name."""
+    shapes = {tensor.name: list(tensor.shape[1:]) for tensor in tensors}
+    return next(iter(shapes.values())) if len(tensors) == 1 else shapes

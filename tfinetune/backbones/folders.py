@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +31,9 @@ class OpenedFolder:
 def open_folder(
     path: str | Path,
     *,
-    tags: Iterable[str] | None = None,
+    tags: str | Iterable[str] | None = None,
     endpoint: str | None = None,
-    features: str | None = None,
+    features: Sequence[str] = (),
     trust: bool = False,
     image_size: tuple[int, int] | None = None,
 ) -> OpenedFolder | None:
@@ -43,7 +43,7 @@ def open_folder(
         path: of a run, a SavedModel, a folder of its numbered versions, or a KerasHub preset.
         tags: of the graph of a SavedModel, where there are several.
         endpoint: of a SavedModel: the function or signature to call.
-        features: of a SavedModel: the output to use, where there are several.
+        features: of a SavedModel: the outputs to use, where there are several.
         trust: whether a SavedModel may read, write and execute.
         image_size: (height, width) where a SavedModel takes images of any size.
 

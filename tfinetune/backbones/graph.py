@@ -52,16 +52,20 @@ def ordered_nodes(model: keras.Model) -> list[Any]:
 
 
 def bottlenecks(model: keras.Model) -> list[Bottleneck]:
-    """Return the bottlenecks of a one-input, one-output functional model, input and output too."""
+    """Return the bottlenecks of a functional model; the input and the output if there is but one.
+
+    Of several outputs only what they share can be one.
+    """
     nodes = ordered_nodes(model)
     last_use: dict[int, int] = {}
     for position, node in enumerate(nodes):
         for tensor in node.input_tensors:
             last_use[id(tensor)] = position
-    last_use[id(model.outputs[0])] = len(nodes)
+    last_use.update({id(tensor): len(nodes) for tensor in model.outputs})
     found: list[Bottleneck] = []
     since: list[Any] = []
-    live: set[int] = set()
+    # All inputs are there from the start: none may come in behind a bottleneck.
+    live: set[int] = {id(tensor) for tensor in model.inputs}
     for position, node in enumerate(nodes):
         since.append(node)
         live |= {id(t) for t in node.outputs if last_use.get(id(t), -1) > position}
@@ -80,11 +84,12 @@ def is_functional(model: keras.Model) -> bool:
     return isinstance(model, keras.Sequential | keras.Function)
 
 
-def flatten(model: keras.Model, *, image_size: tuple[int, int]) -> keras.Model:
+def flatten(model: keras.Model, *, image_size: tuple[int, int] | None = None) -> keras.Model:
     """Return a functional model without nested models or in-model augmentation.
 
     Layers are shared with `model` where nothing had to be inlined, otherwise they are copies with
-    unique names on an input of `image_size` (height, width); `model` itself is not changed.
+    unique names on inputs like the model's, or of `image_size` (height, width); `model` itself is
+    not changed.
 
     Raises:
         BackboneError: if the result computes something else than `model`.
@@ -92,7 +97,7 @@ def flatten(model: keras.Model, *, image_size: tuple[int, int]) -> keras.Model:
         UnsafeModelError: if an activation would be immense at `image_size`.
     """
     if not _needs_inlining(model):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+        return keras.Model(alone(model.inputs), alone(model.outputs), name=model.name)
     copies = _Copies()
     with _explained(image_size):
         flat = _inline(model, copies, image_size)
@@ -108,8 +113,8 @@ def augmentation_layers(model: keras.Model) -> list[str]:
     return [layer.name for layer in model._flatten_layers() if _is_augmentation(layer)]
 
 
-def rebuild(model: keras.Model, *, image_size: tuple[int, int]) -> keras.Model:
-    """Clone a flat one-input model onto a new input of `image_size` (height, width).
+def rebuild(model: keras.Model, *, image_size: tuple[int, int] | None = None) -> keras.Model:
+    """Clone a flat model onto new inputs like its own, or one of `image_size` (height, width).
 
     Every layer of the clone is fresh, trainable, called at its own nodes only, and named as in
     `model`.
@@ -118,15 +123,14 @@ def rebuild(model: keras.Model, *, image_size: tuple[int, int]) -> keras.Model:
         FixedSizeError: if a layer or its weights depend on the old size.
         UnsafeModelError: if an activation would be immense at `image_size`.
     """
-    channels = model.inputs[0].shape[-1]
-    inputs = keras.Input((*image_size, channels), dtype=model.inputs[0].dtype, name="image")
     copies = _Copies()
-    copies.names["image"] = 1
+    inputs = _new_inputs(model, image_size)
+    copies.names.update(tensor.name for tensor in inputs)
     with _explained(image_size):
-        clone = keras.models.clone_model(model, input_tensors=inputs, clone_function=copies)
+        clone = keras.models.clone_model(model, input_tensors=alone(inputs), clone_function=copies)
         copies.transfer_weights()
     check_activations(clone, source=model.name)
-    if any(size == 0 for size in clone.outputs[0].shape[1:]):
+    if image_size and any(size == 0 for size in clone.outputs[0].shape[1:]):
         raise FixedSizeError(
             f"At {image_size[0]}x{image_size[1]} nothing is left of the image after this "
             "backbone's strides. Use a larger image size."
@@ -136,12 +140,28 @@ def rebuild(model: keras.Model, *, image_size: tuple[int, int]) -> keras.Model:
     return clone
 
 
+def alone(tensors: list[Any]) -> Any:
+    """Return the only tensor of a list, or the list: what Keras then gives back the same way."""
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _new_inputs(model: keras.Model, image_size: tuple[int, int] | None) -> list[keras.KerasTensor]:
+    if image_size:
+        (old,) = model.inputs
+        return [keras.Input((*image_size, old.shape[-1]), dtype=old.dtype, name="image")]
+    return [keras.Input(old.shape[1:], dtype=old.dtype, name=old.name) for old in model.inputs]
+
+
 @contextlib.contextmanager
-def _explained(image_size: tuple[int, int]) -> Iterator[None]:
+def _explained(image_size: tuple[int, int] | None) -> Iterator[None]:
     """Turn what Keras says of layers that do not fit `image_size` into a FixedSizeError."""
     try:
         yield
     except (ValueError, TypeError) as error:
+        if image_size is None:
+            raise BackboneError(
+                f"This backbone cannot be rebuilt: {' '.join(str(error).split())[:240]}"
+            ) from error
         raise FixedSizeError(
             f"This backbone cannot be rebuilt at {image_size[0]}x{image_size[1]}: "
             f"{' '.join(str(error).split())[:240]} Use its own image size, or one near it."
@@ -149,38 +169,67 @@ def _explained(image_size: tuple[int, int]) -> Iterator[None]:
 
 
 def check_equal(reference: keras.Model, candidate: keras.Model, *, what: str) -> None:
-    """Compare two models on noise, of the image size of `candidate`.
+    """Compare two models on noise, in the shapes that `candidate` takes.
 
     Raises:
         BackboneError: if their outputs differ by more than rounding, or tell nothing.
     """
-    height, width, channels = candidate.inputs[0].shape[1:]
-    noise = np.random.default_rng(0).uniform(-1, 1, (1, height, width, channels))
-    noise = noise.astype("float32")
-    expected, received = (_first_output(model, noise) for model in (reference, candidate))
-    if not expected.size or not np.isfinite(expected).all():
-        raise BackboneError(
-            f"For images of {height}x{width} this backbone's output is empty or not finite. Use a "
-            "larger image size, or another copy of the model if its weights are damaged."
-        )
-    difference = float(np.max(np.abs(expected - received)))
-    if not difference <= 1e-3 * max(float(np.max(np.abs(expected))), 1e-3):
-        raise BackboneError(
-            f"{what} changed what this backbone computes (by {difference:.2g}). Save it as a flat "
-            "functional model of stock layers and try again."
-        )
+    noise = sample_inputs(candidate)
+    expected, received = (_outputs(model, noise) for model in (reference, candidate))
+    for before, after in zip(expected, received, strict=True):
+        if not before.size or not np.isfinite(before).all():
+            shapes = ", ".join("x".join(map(str, value.shape[1:])) for value in noise)
+            raise BackboneError(
+                f"For inputs of {shapes} this backbone's output is empty or not finite. Use a "
+                "larger image size, or another copy of the model if its weights are damaged."
+            )
+        difference = float(np.max(np.abs(before - after)))
+        if not difference <= 1e-3 * max(float(np.max(np.abs(before))), 1e-3):
+            raise BackboneError(
+                f"{what} changed what this backbone computes (by {difference:.2g}). Save it as a "
+                "flat functional model of stock layers and try again."
+            )
 
 
-def _first_output(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    outputs = model(_wrapped(model, images), training=False)
-    return np.asarray(keras.tree.flatten(outputs)[0], "float32")
+def sample_inputs(model: keras.Model) -> list[np.ndarray]:
+    """Return one made-up example for each input, of values that its layers can take.
+
+    Sizes that the model leaves open are 32. Indices (what an integer input or an embedding takes)
+    are 0 or 1, texts are a few words, everything else is noise in [-1, 1].
+    """
+    random = np.random.default_rng(0)
+    looks_up = any(isinstance(layer, _LOOKUPS) for layer in model._flatten_layers())
+    samples = []
+    for tensor in model.inputs:
+        shape = (1, *(size or 32 for size in tensor.shape[1:]))
+        if tensor.dtype == "string":
+            samples.append(np.full(shape, "the quick brown fox", dtype=object))
+        elif looks_up or not tensor.dtype.startswith(("float", "bfloat")):
+            samples.append(random.integers(0, 2, shape).astype(tensor.dtype))
+        else:
+            samples.append(random.uniform(-1, 1, shape).astype("float32"))
+    return samples
 
 
-def _wrapped(model: keras.Model, tensor: Any) -> Any:
-    """Return `tensor` in the list or dict, if any, that a one-input model takes it in."""
+_LOOKUPS = (
+    keras.layers.Embedding,
+    keras.layers.CategoryEncoding,
+    keras.layers.IntegerLookup,
+)
+
+
+def _outputs(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    outputs = model(
+        _packed(model, [keras.ops.convert_to_tensor(i) for i in inputs]), training=False
+    )
+    return [np.asarray(output, "float32") for output in keras.tree.flatten(outputs)]
+
+
+def _packed(model: keras.Model, tensors: list[Any]) -> Any:
+    """Return `tensors` in the structure (alone, list, dict) that a model takes its inputs in."""
     if isinstance(model, keras.Sequential):
-        return tensor
-    return keras.tree.map_structure(lambda _: tensor, model.input)
+        return tensors[0]
+    return keras.tree.pack_sequence_as(model.input, tensors)
 
 
 class _Copies:
@@ -226,7 +275,7 @@ def _needs_inlining(model: keras.Model) -> bool:
     return any(is_functional(layer) or _is_augmentation(layer) for layer in model.layers)
 
 
-def _inline(model: keras.Model, copies: _Copies, image_size: tuple[int, int]) -> keras.Model:
+def _inline(model: keras.Model, copies: _Copies, image_size: tuple[int, int] | None) -> keras.Model:
     def keep(operation: keras.Operation) -> keras.Operation:
         return operation if is_functional(operation) else copies(operation)
 
@@ -245,7 +294,6 @@ def _inline(model: keras.Model, copies: _Copies, image_size: tuple[int, int]) ->
             tensor = call(keep(layer), tensor)
         return tensor
 
-    channels = model.inputs[0].shape[-1]
-    inputs = keras.Input((*image_size, channels), dtype=model.inputs[0].dtype)
-    outputs = keras.tree.flatten(call(model, _wrapped(model, inputs)))
-    return keras.Model(inputs, outputs[0], name=model.name)
+    inputs = _new_inputs(model, image_size)
+    outputs = keras.tree.flatten(call(model, _packed(model, inputs)))
+    return keras.Model(alone(inputs), alone(outputs), name=model.name)

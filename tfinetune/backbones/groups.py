@@ -13,6 +13,7 @@ import keras
 
 from tfinetune.backbones.graph import bottlenecks, has_kernel, ordered_nodes
 from tfinetune.backbones.saved_model_layer import VariableScope, saved_model_layers
+from tfinetune.backbones.top import takes_image
 
 _BLOCK = re.compile(r"\D*\d*")
 
@@ -103,7 +104,7 @@ def _levels(model: keras.Model) -> dict[int, int]:
     Never smaller than for the operation's inputs. A squeeze-and-excitation branch pools to 1x1 and
     is multiplied back: it keeps the level of its inputs.
     """
-    image = model.inputs[0].shape[1] * model.inputs[0].shape[2]
+    image = math.prod(model.inputs[0].shape[1:3]) if takes_image(model) else None
     blocks = _block_starts(model)
     of_tensor: dict[int, int] = {}
     of_operation: dict[int, int] = {}
@@ -111,7 +112,7 @@ def _levels(model: keras.Model) -> dict[int, int]:
         level = max((of_tensor[id(tensor)] for tensor in node.input_tensors), default=0)
         level += id(node) in blocks
         shape = node.outputs[0].shape
-        if len(shape) == 4 and None not in shape[1:3] and shape[1] * shape[2] > 1:
+        if image and len(shape) == 4 and None not in shape[1:3] and shape[1] * shape[2] > 1:
             level = max(level, round(math.log2(image / (shape[1] * shape[2])) / 2))
         of_tensor.update({id(tensor): level for tensor in node.outputs})
         operation = id(node.operation)

@@ -1,8 +1,9 @@
 """Open a pretrained model of any supported kind as a Backbone."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tfinetune.backbones.applications import (
     unknown_source,
 )
 from tfinetune.backbones.backbone import Backbone, Provenance
+from tfinetune.backbones.folders import OpenedFolder, open_folder
 from tfinetune.backbones.graph import (
+    alone,
     augmentation_layers,
     check_equal,
     flatten,
@@ -25,7 +28,10 @@ from tfinetune.backbones.graph import (
 )
 from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
 from tfinetune.backbones.input_scaling import InputScaling
-from tfinetune.backbones.top import find_features
+from tfinetune.backbones.presets import is_preset_name, open_preset
+from tfinetune.backbones.saved_model import without_head
+from tfinetune.backbones.saved_model_layer import saved_model_layers
+from tfinetune.backbones.top import find_features, named_features, takes_image
 from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
 from tfinetune.security.loading import load_keras
 from tfinetune.security.preflight import read_model_file
@@ -43,29 +49,45 @@ def load_backbone(
     weights: str | Path = "imagenet",
     image_size: ImageSize | None = None,
     input_range: InputRange | None = None,
+    features: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
+    endpoint: str | None = None,
+    trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Open a pretrained model as a backbone: top removed, layers grouped, pixel range decided.
 
+    Models of tables, sequences, texts or several inputs are backbones too; what is said of image
+    sizes and pixel ranges goes for images only.
+
     Args:
-        source: a `.keras` or `.h5` file, the name of a keras.applications architecture (any
-            case), or a functional `keras.Model`, which is left as it is.
+        source: a `.keras` or `.h5` file, a SavedModel folder, the folder of a finished run, the
+            name of a keras.applications architecture (any case), a KerasHub preset ("hub:NAME" or
+            a folder), or a functional `keras.Model`, which is left as it is.
         weights: for an architecture "imagenet", "none" or the path of a weights file. For any
             other source "none" gives the same architecture from scratch.
         image_size: side, or (height, width). A backbone that cannot be rebuilt at it keeps its
             own size and says so in `provenance.warnings`. Default: the model's own.
         input_range: the range that the backbone expects pixels in, such as `(-1, 1)`, or the
             name of an `InputScaling.preset`. Default: found out.
+        features: name of the layer, or layers, whose output to build on. Default: found by
+            structure, see `backbones.top`. Of a SavedModel that is used as it is: its outputs.
+        tags: of the graph of a SavedModel, where it holds several.
+        endpoint: of a SavedModel: the function or signature to call. It is then used as it is,
+            as one layer, even where native layers could be had.
+        trust: let a SavedModel read, write and execute what it likes.
         custom_objects: name -> class that the model file may use beside Keras's own.
         seed: of random weights.
 
     Raises:
-        BackboneError: if the source cannot be opened, takes no image, or has no features.
+        BackboneError: if the source cannot be opened or has no features.
         UnsafeModelError: if it would run code or exhaust memory.
         BackboneUnavailableError: if weights must be downloaded and cannot be.
         InputRangeError: if the pixel range cannot be decided.
         FixedSizeError: if an architecture does not allow `image_size`.
+        RunError: if a run is not finished, or its model was changed.
+        MissingExtraError: if a preset is named and KerasHub is not installed.
 
     Example:
         >>> backbone = load_backbone("MobileNetV2", weights="none", image_size=96)
@@ -74,14 +96,24 @@ def load_backbone(
     """
     size = _as_size(image_size)
     scratch = str(weights).lower() == "none"
-    opened = _open(source, weights=weights, size=size, custom_objects=custom_objects)
+    named = [features] if isinstance(features, str) else list(features or ())
+    open_existing_folder = partial(
+        open_folder, tags=tags, endpoint=endpoint, features=named, trust=trust, image_size=size
+    )
+    opened = _open(
+        source,
+        weights=weights,
+        size=size,
+        custom_objects=custom_objects,
+        open_existing_folder=open_existing_folder,
+    )
     if opened.kind != "application" and str(weights).lower() not in ("imagenet", "none"):
         raise BackboneError(
             f"weights={str(weights)!r} goes with the name of a keras.applications architecture; "
             f"{opened.source} brings its own weights. Leave it out, or pass weights='none' to "
             "start the same architecture from scratch."
         )
-    backbone = _adapt(opened, size=size, input_range=input_range)
+    backbone = _adapt(opened, size=size, input_range=input_range, features=named)
     return backbone.reinitialized(seed) if scratch else backbone
 
 
@@ -105,6 +137,7 @@ def _open(
     weights: str | Path,
     size: tuple[int, int] | None,
     custom_objects: Mapping[str, Any] | None,
+    open_existing_folder: Callable[[str | Path], OpenedFolder | None],
 ) -> _Opened:
     if isinstance(source, keras.Model):
         return _Opened(source, source.name, "object", f"Keras {keras.__version__}")
@@ -124,6 +157,11 @@ def _open(
             notes=notes,
             scaling=application_scaling(name),
         )
+    if is_preset_name(str(source)):
+        model, warnings = open_preset(str(source))
+        return _Opened(model, str(source), "hub", "KerasHub", warnings=warnings)
+    if os.path.isdir(source) and (folder := open_existing_folder(source)):
+        return _Opened(source=str(source), **vars(folder))
     looks_like_a_name = Path(source).name == str(source) and not Path(source).suffix
     if looks_like_a_name and not os.path.exists(source):
         raise unknown_source(str(source))
@@ -143,25 +181,31 @@ def _open(
 
 
 def _adapt(
-    opened: _Opened, *, size: tuple[int, int] | None, input_range: InputRange | None
+    opened: _Opened,
+    *,
+    size: tuple[int, int] | None,
+    input_range: InputRange | None,
+    features: Sequence[str],
 ) -> Backbone:
-    _check_image_input(opened)
+    _check_graph(opened)
+    is_image = takes_image(opened.model)
+    if not is_image and (size or input_range):
+        raise BackboneError(
+            f"{opened.source} takes no image, so it has no image size and no pixel range. Leave "
+            "image_size and input_range out."
+        )
     notes, warnings = list(opened.notes), list(opened.warnings)
     if augmentation := augmentation_layers(opened.model):
         notes.append(f"in-model augmentation was left out: {', '.join(augmentation)}")
-    declared = opened.model.inputs[0].shape[1:3]
-    fallback = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
-    own_size = (declared[0] or fallback[0], declared[1] or fallback[1])
-    if None in declared:
-        notes.append(f"takes any image size; built at {own_size[0]}x{own_size[1]}")
-    flat = flatten(opened.model, image_size=own_size)
-    cut = find_features(flat)
-    notes.append(cut.note)
-    features = keras.Model(flat.inputs[0], cut.tensor, name=_safe_name(opened.model.name))
-    model = rebuild(features, image_size=own_size)
-    check_equal(features, model, what="Cutting the top off")
-    scaling, confidence = _scaling(model, opened, input_range, warnings)
-    notes.append(f"input range {scaling.describe()}: {scaling.origin} ({confidence})")
+    own_size = _own_size(opened.model, size, notes) if is_image else None
+    if saved_model_layers(opened.model):
+        model = without_head(opened.model)
+    else:
+        model = _cut(opened.model, own_size, features, notes)
+    scaling = None
+    if is_image:
+        scaling, confidence = _scaling(model, opened, input_range, warnings)
+        notes.append(f"input range {scaling.describe()}: {scaling.origin} ({confidence})")
     backbone = Backbone.of(
         model,
         input_scaling=scaling,
@@ -170,6 +214,34 @@ def _adapt(
         ),
     )
     return backbone if size is None else _resized_or_warned(backbone, size)
+
+
+def _cut(
+    model: keras.Model,
+    image_size: tuple[int, int] | None,
+    features: Sequence[str],
+    notes: list[str],
+) -> keras.Model:
+    flat = flatten(model, image_size=image_size)
+    cut = named_features(flat, features) if features else find_features(flat)
+    notes.append(cut.note)
+    name = _safe_name(model.name)
+    headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
+    rebuilt = rebuild(headless, image_size=image_size)
+    check_equal(headless, rebuilt, what="Cutting the top off")
+    return rebuilt
+
+
+def _own_size(
+    model: keras.Model, size: tuple[int, int] | None, notes: list[str]
+) -> tuple[int, int]:
+    """Return the image size that a model declares; one that it leaves open is chosen."""
+    declared = model.inputs[0].shape[1:3]
+    fallback = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+    own_size = (declared[0] or fallback[0], declared[1] or fallback[1])
+    if None in declared:
+        notes.append(f"takes any image size; built at {own_size[0]}x{own_size[1]}")
+    return own_size
 
 
 def _scaling(
@@ -206,8 +278,8 @@ def _resized_or_warned(backbone: Backbone, size: tuple[int, int]) -> Backbone:
         )
 
 
-def _check_image_input(opened: _Opened) -> None:
-    """Refuse models that are not one image in, one tensor out."""
+def _check_graph(opened: _Opened) -> None:
+    """Refuse models whose layers cannot be followed."""
     model, source = opened.model, opened.source
     if not is_functional(model):
         raise BackboneError(
@@ -216,26 +288,8 @@ def _check_image_input(opened: _Opened) -> None:
         )
     if not getattr(model, "inputs", None):  # An unbuilt Sequential raises AttributeError here.
         raise BackboneError(
-            f"{source} is a model that was never built. Call it once on an image, or give it an "
+            f"{source} is a model that was never built. Call it once on an example, or give it an "
             "Input layer."
-        )
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
-    shown = ", ".join(str(list(shape)).replace("None", "any") for shape in shapes)
-    if len(shapes) != 1 or len(shapes[0]) != 3:
-        raise BackboneError(
-            f"{source} takes no image: its input is {shown} per example. A backbone takes one "
-            "input of height, width and 1 or 3 channels."
-        )
-    if shapes[0][-1] not in (1, 3):
-        raise BackboneError(
-            f"{source} takes images of shape {shown}. Allowed: height, width and then 1 or 3 "
-            "channels (channels last)."
-        )
-    if len(model.outputs) != 1:
-        names = ", ".join(tensor._keras_history.operation.name for tensor in model.outputs)
-        raise BackboneError(
-            f"{source} has {len(model.outputs)} outputs ({names}). Pass a model with one: "
-            "keras.Model(model.inputs, the_output)."
         )
 
 

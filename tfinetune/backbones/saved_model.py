@@ -1,6 +1,6 @@
 """Open a SavedModel as a Keras model: native layers where that is proven right, else one layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfinetune.backbones.graph import alone
 from tfinetune.backbones.saved_model_endpoints import (
     Endpoint,
     Tensor,
     choose_endpoint,
     find_endpoints,
 )
-from tfinetune.backbones.saved_model_layer import SavedModelLayer
+from tfinetune.backbones.saved_model_layer import SavedModelLayer, saved_model_layers
 from tfinetune.errors import BackboneError
 from tfinetune.security.saved_model import SavedModelFolder, read_saved_model
 from tfinetune.security.saved_model_keras import keras_config, rebuild_native
@@ -52,9 +53,9 @@ class OpenedSavedModel:
 def open_saved_model(
     path: str | Path,
     *,
-    tags: Iterable[str] | None = None,
+    tags: str | Iterable[str] | None = None,
     endpoint: str | None = None,
-    features: str | None = None,
+    features: Sequence[str] = (),
     image_size: tuple[int, int] | None = None,
 ) -> OpenedSavedModel:
     """Open the SavedModel in the folder `path`.
@@ -63,7 +64,7 @@ def open_saved_model(
         path: folder that holds `saved_model.pb`.
         tags: of the graph, where there are several.
         endpoint: function or signature to call.
-        features: output to use, where there are several.
+        features: outputs to use, where there are several.
         image_size: (height, width) where the SavedModel takes images of any size.
 
     Raises:
@@ -85,7 +86,8 @@ def open_saved_model(
     inputs = tuple(_sized(tensor, image_size, source=str(path)) for tensor in chosen.inputs)
     layer = SavedModelLayer(endpoint=replace(chosen, inputs=inputs), name="saved_model")
     layer.attach(prepared)
-    notes.append(f"called at its endpoint {chosen.name}, output {chosen.outputs[0].name}")
+    outputs = ", ".join(output.name for output in chosen.outputs)
+    notes.append(f"called at its endpoint {chosen.name}, output {outputs}")
     return OpenedSavedModel(_around(layer, inputs), era, tuple(notes), (NEEDS_TFINETUNE,))
 
 
@@ -157,8 +159,15 @@ def _around(layer: SavedModelLayer, inputs: tuple[Tensor, ...]) -> keras.Model:
         tensor.name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
         for tensor in inputs
     }
-    given = tensors if len(tensors) > 1 else next(iter(tensors.values()))
-    return keras.Model(given, layer(given), name="saved_model_backbone")
+    given = alone(list(tensors.values()))
+    answer = layer(tensors if len(tensors) > 1 else given)
+    return keras.Model(given, answer, name="saved_model_backbone")
+
+
+def without_head(model: keras.Model) -> keras.Model:
+    """Return the part of a model up to the SavedModel inside, which is used as it is."""
+    features = [layer for layer in model.layers if saved_model_layers(layer)][-1]
+    return keras.Model(alone(model.inputs), features.output, name=model.name)
 
 
 def _sized(tensor: Tensor, image_size: tuple[int, int] | None, *, source: str) -> Tensor:

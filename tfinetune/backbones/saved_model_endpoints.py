@@ -3,7 +3,7 @@
 Read from the stored description, before anything is loaded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,9 +117,9 @@ def find_endpoints(meta_graph: MetaGraphDef) -> dict[str, Endpoint]:
 
 
 def choose_endpoint(
-    endpoints: dict[str, Endpoint], name: str | None, features: str | None, *, source: str
+    endpoints: dict[str, Endpoint], name: str | None, features: Sequence[str], *, source: str
 ) -> Endpoint:
-    """Return the endpoint to call, with the one output that is used as features.
+    """Return the endpoint to call, with the outputs that are used as features.
 
     Raises:
         BackboneError: listing the endpoints or outputs, where a choice is to be made.
@@ -134,14 +134,13 @@ def choose_endpoint(
         )
     endpoint = endpoints[name]
     outputs = {output.name: output for output in endpoint.outputs}
-    if features is None and len(outputs) == 1:
-        (features,) = outputs
-    if features not in outputs:
+    chosen = list(features) or list(outputs)[: 2 - len(outputs)]
+    if not chosen or not outputs.keys() >= set(chosen):
         raise BackboneError(
             f"The endpoint {endpoint.name} of {source} has these outputs: "
-            f"{'; '.join(map(str, endpoint.outputs))}. Pass features= with the name of one."
+            f"{'; '.join(map(str, endpoint.outputs))}. Pass features= with the names of those to use."
         )
-    return replace(endpoint, outputs=(outputs[features],))
+    return replace(endpoint, outputs=tuple(outputs[name] for name in chosen))
 
 
 def named(structure: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class SavedModelLayer(keras.layers.Layer):
     precision in which the SavedModel was written.
 
     Args:
-        endpoint: what to call, with the one output that is returned.
+        endpoint: what to call, with the outputs that are returned.
         frozen: names of the scopes that do not train.
         **arguments: of `keras.layers.Layer`.
     """
@@ -116,7 +116,7 @@ class SavedModelLayer(keras.layers.Layer):
             self.set_weights(kept)
 
     def call(self, inputs: Any, training: bool | None = False) -> Any:
-        """Return the output of the endpoint.
+        """Return the output of the endpoint, or a list of several.
 
         Args:
             inputs: one tensor, or tensors by name where the endpoint takes several.
@@ -141,16 +141,20 @@ class SavedModelLayer(keras.layers.Layer):
             learns = bool(training) and all(scope.trainable for scope in self.scopes)
             switch = {"training": learns} if self._endpoint.knows_training else {}
             outputs = getattr(self._loaded, self._endpoint.name)(*tensors.values(), **switch)
-        return named(outputs)[self._endpoint.outputs[0].name]
+        by_name = named(outputs)
+        return _alone([by_name[output.name] for output in self._endpoint.outputs])
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = False) -> keras.KerasTensor:
-        """Return the shape and type of the output, having asked the SavedModel if need be."""
-        (output,) = self._endpoint.outputs
-        if output.shape is None or None in output.shape[1:]:
-            output = replace(output, shape=self._measured_shape(output))
-            self._endpoint = replace(self._endpoint, outputs=(output,))
+    def compute_output_spec(self, inputs: Any, training: bool | None = False) -> Any:
+        """Return the shape and type of the outputs, having asked the SavedModel if need be."""
+        if any(not output.shape or None in output.shape[1:] for output in self._endpoint.outputs):
+            self._endpoint = replace(self._endpoint, outputs=self._measured_outputs())
         batch = keras.tree.flatten(inputs)[0].shape[0]
-        return keras.KerasTensor((batch, *output.shape[1:]), dtype=output.dtype)
+        return _alone(
+            [
+                keras.KerasTensor((batch, *output.shape[1:]), dtype=output.dtype)
+                for output in self._endpoint.outputs
+            ]
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return everything but the SavedModel itself, which `save_assets` writes."""
@@ -170,20 +174,35 @@ class SavedModelLayer(keras.layers.Layer):
         """Check and load the SavedModel in the folder `path`; weights were loaded before."""
         self.attach(prepare(read_saved_model(Path(path))), keep_weights=True)
 
-    def _measured_shape(self, output: Tensor) -> tuple[int | None, ...]:
-        """Return the shape of the output for inputs of zeros, or as declared where they vary."""
-        shapes = [tensor.shape[1:] for tensor in self._endpoint.inputs]
-        if output.shape is not None and any(None in shape for shape in shapes):
-            return output.shape
+    def _measured_outputs(self) -> tuple[Tensor, ...]:
+        """Return the outputs with the shapes that inputs of zeros give, or as declared.
+
+        Raises:
+            BackboneError: if an output has not one row for each example.
+        """
+        declared = self._endpoint.outputs
+        free = any(None in tensor.shape[1:] for tensor in self._endpoint.inputs)
+        if free and all(output.shape for output in declared):
+            return declared
         zeros = {
             tensor.name: tf.zeros([2, *(size or 32 for size in tensor.shape[1:])], tensor.dtype)
             for tensor in self._endpoint.inputs
         }
-        return (None, *self.call(zeros).shape[1:])
+        measured = keras.tree.flatten(self.call(zeros))
+        for output, tensor in zip(declared, measured, strict=True):
+            if not tensor.shape or tensor.shape[0] != 2:
+                raise BackboneError(
+                    f"The output {output.name} has the shape {list(tensor.shape)} for 2 examples: "
+                    "it does not describe each of them. Pass features= with another."
+                )
+        return tuple(
+            replace(output, shape=(None, *tensor.shape[1:]))
+            for output, tensor in zip(declared, measured, strict=True)
+        )
 
 
-def saved_model_layers(model: keras.Model) -> list[SavedModelLayer]:
-    """Return the SavedModels inside a model."""
+def saved_model_layers(model: keras.Layer) -> list[SavedModelLayer]:
+    """Return the SavedModels that a model is or holds."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, SavedModelLayer)]
 
 
@@ -201,3 +220,7 @@ def _leaf(variable: StoredVariable) -> str:
 
 def _cast(tensor: Any, dtype: str) -> Any:
     return tensor if dtype == "string" else tf.cast(tensor, dtype)
+
+
+def _alone(items: list[Any]) -> Any:
+    return items[0] if len(items) == 1 else items

@@ -4,9 +4,13 @@ The rule is structural. The features are the last bottleneck that still has posi
 row of tokens); what collapses it (global pooling, flattening, reshaping) and all that follows is
 the top. Two exceptions: where no weights follow the collapse but a softmax does, the convolution
 before it is the classifier (SqueezeNet, mini-Xception); where nothing but the input has positions
-(an MLP), only the last weighted layer is the classifier.
+(an MLP), only the last weighted layer is the classifier. What takes no image (tables, sequences,
+texts, several inputs) has no such map: there a dense layer at the very end is the top. Of several
+outputs the features are what they share.
 """
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -27,21 +31,41 @@ _INACTIVE_LAYERS = (
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a model's features are: the tensor, and a sentence about what was removed."""
+    """Where a model's features are: the tensors, and a sentence about what was removed."""
 
-    tensor: keras.KerasTensor
+    tensors: tuple[keras.KerasTensor, ...]
     note: str
 
 
+def named_features(model: keras.Model, names: Sequence[str]) -> Cut:
+    """Return the outputs of the layers that the user names, as features.
+
+    Raises:
+        BackboneError: if there is no layer of that name.
+    """
+    layers = {operation.name: operation for operation in model.operations}
+    for name in names:
+        if name not in layers:
+            closest = difflib.get_close_matches(name, layers, n=3) or list(layers)[-3:]
+            raise BackboneError(
+                f"{model.name} has no layer {name!r} to take features from. Closest: "
+                f"{', '.join(closest)}."
+            )
+    tensors = tuple(keras.tree.flatten(layers[name].output)[0] for name in names)
+    return Cut(tensors, f"features are the output of {', '.join(names)}, as asked")
+
+
 def find_features(model: keras.Model) -> Cut:
-    """Return the feature tensor of a flat, one-input, one-output functional model.
+    """Return the feature tensors of a flat functional model.
 
     Raises:
         BackboneError: if nothing with weights lies before the top.
     """
     chain = bottlenecks(model)
+    if len(model.outputs) > 1:
+        return _shared_features(model, chain)
     end = len(chain) - 1
-    index = _features_index(chain)
+    index = _features_index(chain) if takes_image(model) else _before_last_dense(chain)
     while 0 < index < end and isinstance(chain[index].operation, _INACTIVE_LAYERS):
         index -= 1
     if not any(_has_kernel(step) for step in chain[: index + 1]):
@@ -50,14 +74,43 @@ def find_features(model: keras.Model) -> Cut:
             "is no feature to transfer. Choose a deeper model."
         )
     if index == end:
-        return Cut(model.outputs[0], "no classification top found: the model is used whole")
+        return Cut((model.outputs[0],), "no classification top found: the model is used whole")
     removed = [op.name for step in chain[index + 1 :] for op in step.operations]
     named = ", ".join(removed[:4]) + (", …" if len(removed) > 4 else "")
     return Cut(
-        chain[index].tensor,
+        (chain[index].tensor,),
         f"cut after {chain[index].operation.name}: removed {len(removed)} "
         f"{'layer' if len(removed) == 1 else 'layers'} of the top ({named})",
     )
+
+
+def takes_image(model: keras.Model) -> bool:
+    """Return whether a model's one input is an image: height, width and 1 or 3 channels."""
+    shapes = [tensor.shape for tensor in model.inputs]
+    return len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][-1] in (1, 3)
+
+
+def _shared_features(model: keras.Model, chain: list[Bottleneck]) -> Cut:
+    names = [tensor._keras_history.operation.name for tensor in model.outputs]
+    if any(_has_kernel(step) for step in chain):
+        return Cut(
+            (chain[-1].tensor,),
+            f"cut after {chain[-1].operation.name}: the last that the {len(names)} outputs "
+            f"({', '.join(names)}) share",
+        )
+    return Cut(
+        tuple(model.outputs),
+        f"the {len(names)} outputs ({', '.join(names)}) share no layer with weights: all are "
+        "features",
+    )
+
+
+def _before_last_dense(chain: list[Bottleneck]) -> int:
+    """Return the index before a dense layer that nothing with weights follows, else the end."""
+    end = len(chain) - 1
+    last = max((i for i, step in enumerate(chain) if _has_kernel(step)), default=0)
+    is_dense = isinstance(chain[last].operation, keras.layers.Dense) and len(chain[last].nodes) == 1
+    return last - 1 if is_dense and any(map(_has_kernel, chain[:last])) else end
 
 
 def _features_index(chain: list[Bottleneck]) -> int:

@@ -138,6 +138,20 @@ class Split:
             raise DataError(f"The examples of the {self.name} split are arrays, not photos.")
         return self.examples.images(indices)
 
+    def policy(self, augment: str | Policy) -> Policy:
+        """Return an augmentation policy that these examples can have.
+
+        Raises:
+            DataError: if it is unknown, or asks for views of what is no photo.
+        """
+        policy = get_policy(augment)
+        if policy != Policy() and not isinstance(self.examples, Photos):
+            raise DataError(
+                f"The examples of the {self.name} split are no photos: augment={augment!r} cannot "
+                "be applied. Pass augment='none'."
+            )
+        return policy
+
     def dataset(
         self,
         batch_size: int = 32,
@@ -178,7 +192,7 @@ class Split:
             >>> train = from_image_folder("photos/").train
             >>> model.fit(train.dataset(32, shuffle=True, augment="light"), epochs=10)
         """
-        policy = get_policy(augment)
+        policy = self.policy(augment)
         if batch_size < 1 or epochs < 1 or start < 0:
             raise DataError(
                 f"Cannot batch the {self.name} split: received batch_size={batch_size}, "
@@ -191,11 +205,6 @@ class Split:
             )
         is_plain = policy == Policy()
         is_photo = isinstance(self.examples, Photos)
-        if not (is_photo or is_plain):
-            raise DataError(
-                f"The examples of the {self.name} split are no photos: augment={augment!r} cannot "
-                "be applied. Pass augment='none'."
-            )
 
         @tf.autograph.experimental.do_not_convert
         def batches_of(epoch):
