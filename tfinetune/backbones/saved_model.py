@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.backbones.graph import alone
+from tfinetune.backbones.graph import alone, ordered_nodes
 from tfinetune.backbones.saved_model_endpoints import (
     Endpoint,
     Tensor,
@@ -166,8 +166,8 @@ def _around(layer: SavedModelLayer, inputs: tuple[Tensor, ...]) -> keras.Model:
 
 def without_head(model: keras.Model) -> keras.Model:
     """Return the part of a model up to the SavedModel inside, which is used as it is."""
-    features = [layer for layer in model.layers if saved_model_layers(layer)][-1]
-    return keras.Model(alone(model.inputs), features.output, name=model.name)
+    features = [node for node in ordered_nodes(model) if saved_model_layers(node.operation)][-1]
+    return keras.Model(alone(model.inputs), alone(list(features.outputs)), name=model.name)
 
 
 def _sized(tensor: Tensor, image_size: tuple[int, int] | None, *, source: str) -> Tensor:

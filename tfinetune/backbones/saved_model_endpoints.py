@@ -134,11 +134,12 @@ def choose_endpoint(
         )
     endpoint = endpoints[name]
     outputs = {output.name: output for output in endpoint.outputs}
-    chosen = list(features) or list(outputs)[: 2 - len(outputs)]
-    if not chosen or not outputs.keys() >= set(chosen):
+    chosen = list(features or outputs)
+    if not outputs.keys() >= set(chosen) or (len(chosen) > 1 and not features):
+        options = "; ".join(map(str, endpoint.outputs))
         raise BackboneError(
-            f"The endpoint {endpoint.name} of {source} has these outputs: "
-            f"{'; '.join(map(str, endpoint.outputs))}. Pass features= with the names of those to use."
+            f"The endpoint {endpoint.name} of {source} has these outputs: {options}. Pass "
+            "features= with the names of those to use."
         )
     return replace(endpoint, outputs=tuple(outputs[name] for name in chosen))
 

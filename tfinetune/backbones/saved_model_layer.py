@@ -201,9 +201,11 @@ class SavedModelLayer(keras.layers.Layer):
         )
 
 
-def saved_model_layers(model: keras.Layer) -> list[SavedModelLayer]:
-    """Return the SavedModels that a model is or holds."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, SavedModelLayer)]
+def saved_model_layers(layer: keras.Operation) -> list[SavedModelLayer]:
+    """Return the SavedModels that a layer or model is or holds."""
+    if not isinstance(layer, keras.Layer):
+        return []
+    return [inner for inner in layer._flatten_layers() if isinstance(inner, SavedModelLayer)]
 
 
 def _scopes(variables: Iterable[StoredVariable]) -> list[VariableScope]:

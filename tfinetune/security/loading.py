@@ -23,6 +23,7 @@ from tfinetune.errors import BackboneError, UnsafeModelError
 from tfinetune.security.legacy_config import translate
 from tfinetune.security.legacy_weights import load_legacy_weights, load_matching_weights
 from tfinetune.security.preflight import ModelFile, check_weights_file, read_model_file
+from tfinetune.security.saved_model import check_embedded
 
 # These hold code, or read a path that the config names.
 UNSAFE_CLASSES = frozenset(
@@ -93,6 +94,8 @@ def load_keras(
     else:
         config = {**config, "compile_config": None}
     audit(config, file.path, custom)
+    if file.container == "zip":
+        check_embedded(file.path)
     budget = _MemoryBudget(file)
     try:
         with tf.variable_creator_scope(budget.check):

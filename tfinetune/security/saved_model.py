@@ -8,6 +8,8 @@ import contextlib
 import contextvars
 import math
 import stat
+import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -115,6 +117,25 @@ def _check_files(path: Path) -> int:
         if item.name.startswith("variables.data-"):
             data_bytes += item.stat().st_size
     return data_bytes
+
+
+def check_embedded(archive_path: Path) -> None:
+    """Check the SavedModels inside a `.keras` file, which was found to be a sound archive.
+
+    Keras would report a refusal while it loads them as something else.
+
+    Raises:
+        UnsafeModelError: as `read_saved_model`.
+        BackboneError: if one is damaged.
+    """
+    with zipfile.ZipFile(archive_path) as archive:
+        names = archive.namelist()
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            if file == GRAPH_FILE:
+                with tempfile.TemporaryDirectory() as unpacked:
+                    archive.extractall(unpacked, [n for n in names if n.startswith(f"{folder}/")])
+                    read_saved_model(Path(unpacked, folder))
 
 
 def read_bounded(file: Path, max_bytes: int) -> bytes:

@@ -28,6 +28,7 @@ def use_resource_variables(meta_graph: MetaGraphDef, path: Path) -> None:
         return
     reads = [_as_resource(node) for node in references.values()]
     for node in nodes:
+        node.attr.pop("_output_shapes", None)  # A handle has not the shape of its variable.
         for position, tensor in enumerate(node.input):
             name = tensor.partition(":")[0]
             if name not in references:
