@@ -13,7 +13,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfinetune.backbones.saved_model_endpoints import Endpoint, StoredVariable, Tensor, named
+from tfinetune.backbones.saved_model_endpoints import (
+    Endpoint,
+    StoredVariable,
+    Tensor,
+    find_endpoints,
+    named,
+)
 from tfinetune.errors import BackboneError
 from tfinetune.security.saved_model import read_saved_model
 from tfinetune.security.saved_model_loading import PreparedSavedModel, load_graph, prepare
@@ -103,8 +109,14 @@ class SavedModelLayer(keras.layers.Layer):
             keep_weights: keep the layer's values; otherwise the stored ones are taken.
 
         Raises:
-            BackboneError: if TensorFlow cannot load it, or it has not the variables it promised.
+            BackboneError: if TensorFlow cannot load it, or it is not what the layer was made for.
         """
+        stored = find_endpoints(prepared.meta_graph).get(self._endpoint.name)
+        if stored is None or stored.variables != self._endpoint.variables:
+            raise BackboneError(
+                f"The SavedModel of the layer {self.name!r} is another one than its config "
+                "describes. Save the model again."
+            )
         self.build(None)
         kept = self.get_weights() if keep_weights else None
         variables = {

@@ -10,6 +10,7 @@ import math
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.security.legacy_archive import load_archived_weights
 from tfinetune.security.legacy_config import translate
 from tfinetune.security.legacy_weights import load_legacy_weights, load_matching_weights
 from tfinetune.security.preflight import ModelFile, check_weights_file, read_model_file
@@ -83,13 +85,8 @@ def load_keras(
     """
     file = source if isinstance(source, ModelFile) else read_model_file(source)
     custom = dict(custom_objects or {})
-    if file.container == "zip" and file.major_version < 3:
-        raise BackboneError(
-            f"{file.path} is a .keras file of Keras {file.keras_version}, which cannot be opened "
-            "yet. Open it with that version and save it as `.h5`: `model.save('model.h5')`."
-        )
     config = file.config
-    if file.container == "hdf5":
+    if file.container == "hdf5" or file.major_version < 3:
         config = translate(config, major_version=file.major_version)
     else:
         config = {**config, "compile_config": None}
@@ -99,10 +96,11 @@ def load_keras(
     budget = _MemoryBudget(file)
     try:
         with tf.variable_creator_scope(budget.check):
-            if file.container == "zip":
+            if file.container == "zip" and file.major_version >= 3:
                 model = _load_zip(file, custom)
             else:
-                model = _load_hdf5(file, config, custom)
+                model = _build(file, config, custom)
+                _load_weights_of(file, model)
     except (BackboneError, MemoryError):
         raise
     except Exception as error:
@@ -316,19 +314,26 @@ def _load_zip(file: ModelFile, custom_objects: dict[str, Any]) -> keras.Model:
         )
 
 
-def _load_hdf5(
-    file: ModelFile, config: dict[str, Any], custom_objects: dict[str, Any]
-) -> keras.Model:
+def _build(file: ModelFile, config: dict[str, Any], custom_objects: dict[str, Any]) -> keras.Model:
     model = keras.saving.deserialize_keras_object(
         config, custom_objects=custom_objects, safe_mode=True
     )
     if not isinstance(model, keras.Model):
         raise BackboneError(f"{file.path} holds a {type(model).__name__}, not a model.")
-    with h5py.File(file.path, "r") as stored:
-        load_legacy_weights(model, stored)
     return model
+
+
+def _load_weights_of(file: ModelFile, model: keras.Model) -> None:
+    if file.container == "zip":
+        with zipfile.ZipFile(file.path) as archive, tempfile.TemporaryDirectory() as folder:
+            load_archived_weights(model, file.config, archive, Path(folder))
+    else:
+        with h5py.File(file.path, "r") as stored:
+            load_legacy_weights(model, stored)
 
 
 def _first_sentence(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    _, _, cause = text.rpartition("Exception encountered: ")  # Keras puts the whole config before.
+    text = cause.strip("\"'") or text
     return text[:300] + ("…" if len(text) > 300 else "")

@@ -16,7 +16,8 @@ from tensorflow.python.keras.protobuf.saved_metadata_pb2 import SavedMetadata
 
 from tfinetune.errors import BackboneError
 from tfinetune.security.legacy_config import translate
-from tfinetune.security.legacy_weights import RENAMED, finalize
+from tfinetune.security.legacy_layouts import known_name
+from tfinetune.security.legacy_weights import finalize
 from tfinetune.security.loading import build_model
 from tfinetune.security.saved_model import MAX_CONFIG_BYTES, SavedModelFolder, read_bounded
 
@@ -101,6 +102,5 @@ def _in_order_of(weights: list[keras.Variable], variables: list[tf.Variable]) ->
     )
 
 
-def _key(name: str) -> tuple[str, str]:
-    scope, leaf = posixpath.split(name)
-    return posixpath.basename(scope), RENAMED.get(leaf, leaf)
+def _key(name: str) -> tuple[str, str | None]:
+    return posixpath.basename(posixpath.dirname(name)), known_name(name)
