@@ -2,9 +2,10 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -36,8 +37,9 @@ def open_folder(
     features: Sequence[str] = (),
     trust: bool = False,
     image_size: tuple[int, int] | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
 ) -> OpenedFolder | None:
-    """Open the model in the folder `path`; None where there is none of a known kind.
+    """Open the model in the folder `path`; None if it is no folder, or of no known kind.
 
     Args:
         path: of a run, a SavedModel, a folder of its numbered versions, or a KerasHub preset.
@@ -46,6 +48,7 @@ def open_folder(
         features: of a SavedModel: the outputs to use, where there are several.
         trust: whether a SavedModel may read, write and execute.
         image_size: (height, width) where a SavedModel takes images of any size.
+        custom_objects: name -> class that the model may use beside Keras's own.
 
     Raises:
         RunError: if the run is not finished, or was changed.
@@ -56,7 +59,7 @@ def open_folder(
     if (path / "recipe.yaml").is_file():
         run = RunFolder.open(path)
         return OpenedFolder(
-            load_keras(run.model_path),
+            load_keras(run.model_path, custom_objects=custom_objects),
             "run",
             f"Keras {keras.__version__}",
             sha256_file(run.model_path),
@@ -70,7 +73,12 @@ def open_folder(
         return None
     with trusted() if trust else contextlib.nullcontext():
         opened = open_saved_model(
-            folder, tags=tags, endpoint=endpoint, features=features, image_size=image_size
+            folder,
+            tags=tags,
+            endpoint=endpoint,
+            features=features,
+            image_size=image_size,
+            custom_objects=custom_objects,
         )
     return OpenedFolder(
         opened.model, "saved_model", opened.era, _digest(folder), opened.notes, opened.warnings

@@ -1,6 +1,6 @@
 """Open a SavedModel as a Keras model: native layers where that is proven right, else one layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def open_saved_model(
     endpoint: str | None = None,
     features: Sequence[str] = (),
     image_size: tuple[int, int] | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
 ) -> OpenedSavedModel:
     """Open the SavedModel in the folder `path`.
 
@@ -66,6 +67,7 @@ def open_saved_model(
         endpoint: function or signature to call.
         features: outputs to use, where there are several.
         image_size: (height, width) where the SavedModel takes images of any size.
+        custom_objects: name -> class that native layers may be made of beside Keras's own.
 
     Raises:
         UnsafeModelError: if it would read, write or execute something, or exhaust memory.
@@ -78,7 +80,7 @@ def open_saved_model(
     notes: list[str] = []
     if endpoint is None:
         try:
-            if model := _native(saved, prepared, endpoints):
+            if model := _native(saved, prepared, endpoints, custom_objects):
                 return OpenedSavedModel(model, era, (PROVEN,))
         except BackboneError as error:
             notes.append(f"is used as one layer, since native layers cannot be had: {error}")
@@ -92,7 +94,10 @@ def open_saved_model(
 
 
 def _native(
-    saved: SavedModelFolder, prepared: PreparedSavedModel, endpoints: dict[str, Endpoint]
+    saved: SavedModelFolder,
+    prepared: PreparedSavedModel,
+    endpoints: dict[str, Endpoint],
+    custom_objects: Mapping[str, Any] | None,
 ) -> keras.Model | None:
     """Return a Keras 2 SavedModel as native layers, having compared the two; else None.
 
@@ -103,7 +108,7 @@ def _native(
     if config is None:
         return None
     loaded = load_graph(prepared, {})
-    model = rebuild_native(saved, loaded, config)
+    model = rebuild_native(saved, loaded, config, custom_objects=custom_objects)
     signature = endpoints.get("serving_default")
     if signature is None:
         raise BackboneError("it has no signature to compare them with")

@@ -14,8 +14,10 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from tfinetune.errors import BackboneError
+from tfinetune.security.legacy_weights import assign
 
 Config = dict[str, Any]
 
@@ -61,11 +63,8 @@ class _Reader:
     def load(self, layer: keras.Layer, path: str, config: Config | None) -> None:
         """Load `layer` and all that is inside it from the group at `path`."""
         group = self._file[path] if path else self._file
-        if stored := group.get("vars"):
-            layer.load_own_variables({name: stored[name] for name in stored})
-            self.loaded.add(id(layer))
-            if isinstance(layer, keras.layers.Discretization):
-                layer.finalize_state()
+        if len(stored := group.get("vars", ())):
+            self._load_own(layer, {name: np.asarray(stored[name]) for name in stored})
         if (assets := self._assets / path).is_dir() and hasattr(layer, "load_assets"):
             layer.load_assets(str(assets))
         if isinstance(layer, keras.Model) and config is not None:
@@ -75,6 +74,18 @@ class _Reader:
         for child, where, its_config in children:
             if where in self._file:
                 self.load(child, where, its_config)
+
+    def _load_own(self, layer: keras.Layer, values: dict[str, np.ndarray]) -> None:
+        if isinstance(layer, keras.layers.RNN):  # A CuDNN layer, which had no cell.
+            names = ("kernel", "recurrent_kernel", "bias")
+            arrays = [(name, values[str(i)]) for i, name in enumerate(names)]
+            assign(layer.cell, arrays, stored_as=layer.name)
+            layer = layer.cell
+        else:
+            layer.load_own_variables(values)
+        if isinstance(layer, keras.layers.Discretization):
+            layer.finalize_state()
+        self.loaded.add(id(layer))
 
 
 def _layers(

@@ -10,8 +10,12 @@ from typing import Any
 
 from tfinetune.errors import BackboneError, UnsafeModelError
 from tfinetune.security.legacy_keras1 import modernize
-from tfinetune.security.legacy_layers import hard_sigmoid, translate_layer
-from tfinetune.security.legacy_operations import OPERATION_CLASSES, translate_operation
+from tfinetune.security.legacy_layers import translate_activation, translate_layer
+from tfinetune.security.legacy_operations import (
+    OPERATION_CLASSES,
+    UnknownOperationError,
+    translate_operation,
+)
 
 Config = dict[str, Any]
 
@@ -39,7 +43,8 @@ def translate(config: Config, *, major_version: int) -> Config:
         if major_version < 3:
             _rename_slashes(translated)
             _renumber_calls(translated)
-        return _Translator(legacy=major_version < 3).model(translated)
+        translator = _Translator(legacy=major_version < 3)
+        translated = translator.model(translated)
     except BackboneError:
         raise
     except RecursionError as error:
@@ -51,6 +56,13 @@ def translate(config: Config, *, major_version: int) -> Config:
             f"The model's config is damaged or of an unknown dialect ({type(error).__name__}: "
             f"{error})."
         ) from error
+    if translator.unknown_operations:
+        raise UnsafeModelError(
+            f"The model applies TensorFlow operations between its layers that are not among the "
+            f"pure ones of keras.ops: {', '.join(translator.unknown_operations)}. Where it was "
+            "made, replace them with layers and save it again."
+        )
+    return translated
 
 
 class _Translator:
@@ -58,10 +70,12 @@ class _Translator:
 
     Attributes:
         legacy: whether Keras 1 or 2 wrote it, so that nodes and activations change too.
+        unknown_operations: names of the TensorFlow operations that were met and not translated.
     """
 
     def __init__(self, *, legacy: bool) -> None:
         self.legacy = legacy
+        self.unknown_operations: dict[str, None] = {}
 
     def model(self, layer: Config) -> Config:
         """Translate anything with a class: a layer, or a model of layers."""
@@ -102,7 +116,11 @@ class _Translator:
     def _connected(self, item: Config, names: set[str]) -> Config:
         """Translate a layer of a functional model together with its calls."""
         if item["class_name"] in OPERATION_CLASSES:
-            translated = translate_operation(item)
+            try:
+                translated = translate_operation(item)
+            except UnknownOperationError as error:
+                self.unknown_operations[error.name] = None
+                return item
         else:
             translated = self.model(item)
             translated["name"] = _name(item)
@@ -119,8 +137,8 @@ class _Translator:
         new = _plain(name, {key: self._value(value) for key, value in config.items()})
         if self.legacy:
             for key in _ACTIVATIONS:
-                if new["config"].get(key) == "hard_sigmoid":
-                    new["config"][key] = hard_sigmoid()
+                if isinstance(value := new["config"].get(key), str):
+                    new["config"][key] = translate_activation(value)
         for key in ("module", "registered_name"):  # Keras 3 says where a custom class comes from.
             if layer.get(key):
                 new[key] = layer[key]

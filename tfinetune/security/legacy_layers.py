@@ -23,18 +23,18 @@ _DROPPED_WHEN_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "virtual_batch_size": (None,),
 }
 # What Keras 2 wrote for itself and no layer of Keras 3 asks for.
-_DROPPED = ("input_dtype", "key_shape", "query_shape", "value_shape")
+_DROPPED = ("input_dtype", "input_length", "key_shape", "query_shape", "value_shape")
 _ONE_GROUP = ("DepthwiseConv", "SeparableConv", "Conv1DTranspose", "Conv2DTranspose", "Conv3DT")
 _KERNEL_ARGUMENTS = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 _WITHOUT_TRAINABLE = ("Discretization", "SpatialDropout")
+# Of Keras 2; any other is a function that the caller must have passed.
+_ACTIVATIONS = frozenset(
+    {"elu", "exponential", "gelu", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "softmax"}
+    | {"softplus", "softsign", "swish", "tanh", "leaky_relu", "silu"}
+)
 _CUDNN = {"CuDNNGRU": "GRU", "CuDNNLSTM": "LSTM"}
 # They do nothing outside of training, and a backbone leaves augmentation out.
 _REMOVED_AUGMENTATION = ("RandomHeight", "RandomWidth")
-_REMOVED_CLASSES = {
-    "DenseFeatures": "takes feature columns; build its inputs with preprocessing layers",
-    "LocallyConnected1D": "has a kernel for each position",
-    "LocallyConnected2D": "has a kernel for each position",
-}
 
 
 def translate_layer(name: str, config: Config) -> tuple[str, Config]:
@@ -43,11 +43,6 @@ def translate_layer(name: str, config: Config) -> tuple[str, Config]:
     Raises:
         BackboneError: where Keras 3 has no layer that computes the same.
     """
-    if name in _REMOVED_CLASSES:
-        raise BackboneError(
-            f"The layer {config.get('name')!r} is a {name}, which Keras 3 no longer has: it "
-            f"{_REMOVED_CLASSES[name]}. Rebuild the model without it."
-        )
     _drop_arguments(name, config)
     shape = config.pop("batch_input_shape", None)
     if name == "InputLayer" and shape is not None:
@@ -117,7 +112,16 @@ def _drop(config: Config, key: str, neutral: tuple[Any, ...], layer: str) -> Non
         )
 
 
-def hard_sigmoid() -> Config:
+def translate_activation(name: str) -> str | Config:
+    """Return an activation as Keras 3 understands it: a name of its own, or an object."""
+    if name == "hard_sigmoid":
+        return _hard_sigmoid()
+    if name in _ACTIVATIONS:
+        return name
+    return {"module": None, "class_name": "function", "config": name, "registered_name": name}
+
+
+def _hard_sigmoid() -> Config:
     """Return the activation that Keras 1 and 2 called `hard_sigmoid`: 0.2x + 0.5 within [0, 1].
 
     Keras 3 computes x/6 + 0.5 under that name. Any activation may be a layer: these are stock ones,

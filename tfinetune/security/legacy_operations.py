@@ -16,6 +16,14 @@ Config = dict[str, Any]
 OPERATION_CLASSES = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 
 
+class UnknownOperationError(Exception):
+    """An operation is not in the table; `translate` names all of them at once."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 @dataclass(frozen=True)
 class _Rule:
     """How one TensorFlow function is called.
@@ -311,7 +319,8 @@ def translate_operation(layer: Config) -> Config:
     References to tensors stay as they are: `[layer name, call index, tensor index]`.
 
     Raises:
-        BackboneError: if it is not in the table, or is called in a way that Keras has not.
+        UnknownOperationError: if it is not in the table.
+        BackboneError: if it is called in a way that Keras has not.
     """
     calls = [_call(layer, node) for node in layer["inbound_nodes"]]
     if not calls:
@@ -364,7 +373,7 @@ def _call_of_node(config: Config, references: list[Any]) -> tuple[str, Config]:
     if raw == "Pack":
         return "stack", {"values": inputs, "axis": int(attributes["axis"]["i"])}
     if raw not in _NODES:
-        raise _unknown(raw)
+        raise UnknownOperationError(raw)
     rule = _NODES[raw]
     names = rule.inputs or _rule(rule.function).tensors
     arguments = dict(zip(names, inputs, strict=True))
@@ -479,13 +488,5 @@ def _slice(start: Any, stop: Any, step: Any) -> Config:
 
 def _rule(function: str) -> _Rule:
     if function not in _FUNCTIONS:
-        raise _unknown(function)
+        raise UnknownOperationError(function)
     return _FUNCTIONS[function]
-
-
-def _unknown(name: str) -> BackboneError:
-    return BackboneError(
-        f"The model applies the TensorFlow operation {name!r} between its layers, which is not "
-        "among the pure operations that keras.ops has too. Where it was made, replace it with "
-        "layers and save it again."
-    )

@@ -21,9 +21,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.security.architecture import read_architecture
 from tfinetune.security.legacy_archive import load_archived_weights
 from tfinetune.security.legacy_config import translate
-from tfinetune.security.legacy_weights import load_legacy_weights, load_matching_weights
+from tfinetune.security.legacy_weights import (
+    Match,
+    load_legacy_weights,
+    load_matching_weights,
+)
 from tfinetune.security.preflight import ModelFile, check_weights_file, read_model_file
 from tfinetune.security.saved_model import check_embedded
 
@@ -60,8 +65,10 @@ _NAMESPACES = (
     keras.constraints,
     keras.dtype_policies,
 )
-# Operations that a functional model of Keras 2 applied to its tensors outside of any layer.
-_TENSORFLOW_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
+# Layers that Keras 3 dropped, because they have a weight for each position or take feature columns.
+_REMOVED = frozenset({"DenseFeatures", "LocallyConnected1D", "LocallyConnected2D"})
+# Of a model that is built without a weights file: two gigabytes of float32.
+MAX_RANDOM_ELEMENTS = 2**29
 # One float32 map of a gigabyte for a single image: no backbone comes near.
 MAX_ACTIVATION_ELEMENTS = 2**28
 
@@ -90,76 +97,115 @@ def load_keras(
         config = translate(config, major_version=file.major_version)
     else:
         config = {**config, "compile_config": None}
+    custom |= _under_registered_names(config, custom)
     audit(config, file.path, custom)
     if file.container == "zip":
         check_embedded(file.path)
-    budget = _MemoryBudget(file)
-    try:
-        with tf.variable_creator_scope(budget.check):
-            if file.container == "zip" and file.major_version >= 3:
-                model = _load_zip(file, custom)
-            else:
-                model = _build(file, config, custom)
-                _load_weights_of(file, model)
-    except (BackboneError, MemoryError):
-        raise
-    except Exception as error:
-        if budget.exceeded:  # Keras may have wrapped the refusal in an error of its own.
-            raise budget.exceeded from error
-        # Keras reports an unusable config through many exceptions; each means the same here.
-        raise BackboneError(
-            f"{file.path} could not be opened as a Keras model (written by Keras "
-            f"{file.keras_version}): {_first_sentence(error)}"
-        ) from error
+    with _guarded(file.path, file.keras_version, file.stored_elements):
+        if file.container == "zip" and file.major_version >= 3:
+            model = _load_zip(file, custom)
+        else:
+            model = _build(config, file.path, custom)
+            _load_weights_of(file, model)
     check_activations(model, source=file.path)
     return model
 
 
-def build_model(config: dict[str, Any], *, source: Path, stored_elements: int) -> keras.Model:
-    """Build the model of a translated config; its weights are not loaded yet.
+def build_model(
+    config: dict[str, Any],
+    *,
+    source: str | Path,
+    stored_elements: int,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> keras.Model:
+    """Build the model of a config that Keras 2 wrote, with initial weights.
 
     Args:
-        config: what `translate` returned.
+        config: as it was written.
         source: where it was found, for messages.
         stored_elements: how many numbers there are for its weights.
+        custom_objects: as for `load_keras`.
 
     Raises:
         UnsafeModelError: as `load_keras`.
         BackboneError: if Keras cannot build it.
     """
-    audit(config, source, {})
-    budget = _MemoryBudget(ModelFile(source, "hdf5", config, "2", stored_elements))
-    try:
-        with tf.variable_creator_scope(budget.check):
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-    except (BackboneError, MemoryError):
-        raise
-    except Exception as error:
-        if budget.exceeded:
-            raise budget.exceeded from error
-        raise BackboneError(f"Keras cannot build it: {_first_sentence(error)}") from error
+    custom = dict(custom_objects or {})
+    config = translate(config, major_version=2)
+    custom |= _under_registered_names(config, custom)
+    audit(config, source, custom)
+    with _guarded(source, "2", stored_elements):
+        model = _build(config, source, custom)
     check_activations(model, source=source)
     return model
 
 
-def load_weights(model: keras.Model, path: str | Path) -> None:
-    """Load an `.h5` weights file (of Keras 2 or 3, with or without a top) into `model`.
+def load_architecture(
+    path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> keras.Model:
+    """Build the model in a JSON or YAML file and fill it from a weights file.
+
+    Args:
+        path: of what `to_json()` or `to_yaml()` returned, in any version of Keras.
+        weights: an `.h5` file with the weights of exactly this model. None leaves them random.
+        custom_objects: as for `load_keras`.
 
     Raises:
-        BackboneError: unless every weight of the model finds its value, and everything else in
-            the file belongs to a top.
+        UnsafeModelError: as `load_keras`.
+        BackboneError: if the files are damaged or do not belong together.
+    """
+    custom = dict(custom_objects or {})
+    config, version = read_architecture(path)
+    major = version.partition(".")[0]
+    config = translate(config, major_version=int(major) if major.isdecimal() else 1)
+    custom |= _under_registered_names(config, custom)
+    audit(config, path, custom)
+    elements = MAX_RANDOM_ELEMENTS if weights is None else check_weights_file(weights)
+    with _guarded(path, version, elements):
+        model = _build(config, path, custom)
+    check_activations(model, source=path)
+    if weights is not None and (unused := load_weights(model, weights).unused):
+        raise BackboneError(
+            f"{weights} has weights for layers that {path} does not have: {', '.join(unused[:5])}. "
+            "They do not belong together."
+        )
+    return model
+
+
+def load_weights(model: keras.Model, path: str | Path, *, partial: bool = False) -> Match:
+    """Load an `.h5` weights file of any Keras version into `model`.
+
+    Args:
+        model: gets the weights.
+        path: the file, which may hold a classification top as well.
+        partial: fill the layers of the model whose names the file has and leave the others.
+
+    Returns:
+        What was matched.
+
+    Raises:
+        BackboneError: unless every weight of the model finds its value and nothing but a top is
+            left over; with `partial`, if nothing matches.
     """
     check_weights_file(path)
     try:
         with h5py.File(path, "r") as file:
             if {"layer_names", "layer_names0"} & set(file.attrs) or "model_weights" in file:
-                load_matching_weights(model, file)
-                return
+                return load_matching_weights(model, file, partial=partial)
+        if partial:
+            raise BackboneError(
+                f"{path} files weights by position, as Keras 3 does, so it cannot be matched in "
+                "part. Pass a weights file of Keras 1 or 2, or a model that it fits."
+            )
         with _strict_loading(), tempfile.TemporaryDirectory() as folder:
             # Keras chooses the format by the file's name.
             named = Path(folder) / "model.weights.h5"
             named.symlink_to(Path(path).resolve())
             model.load_weights(named)
+            return Match(len(model.weights), len(model.weights))
     except (BackboneError, MemoryError):
         raise
     except Exception as error:
@@ -217,17 +263,12 @@ def audit(config: dict[str, Any], path: str | Path, custom_objects: Mapping[str,
             f"{path} uses {', '.join(unsafe)}, which can run code or read files when the model is "
             "opened; it was refused. Rebuild the model with stock Keras layers."
         )
-    if operations := ", ".join(name for name in unknown if name in _TENSORFLOW_OPERATIONS):
-        raise UnsafeModelError(
-            f"{path} uses {operations}: TensorFlow operations between its layers, which Keras 3 "
-            "cannot open. Where it was made, replace them with layers (Rescaling for the scaling "
-            "of pixels) and save it again, or save the model nested below them and pass that."
-        )
     if unknown:
-        example = ", ".join(f"{name!r}: {name}" for name in unknown)
+        shown = [f"{name} (dropped by Keras 3)" if name in _REMOVED else name for name in unknown]
+        example = ", ".join(f"{name!r}: {name.rpartition('>')[2]}" for name in unknown)
         raise UnsafeModelError(
             f"{path} needs {'classes' if len(unknown) > 1 else 'a class'} that Keras does not "
-            f"have: {', '.join(unknown)}. Pass your own as custom_objects={{{example}}} if you "
+            f"have: {', '.join(shown)}. Pass your own as custom_objects={{{example}}} if you "
             "trust them."
         )
 
@@ -243,6 +284,21 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
             pending.extend(reversed(value.values()))
         elif isinstance(value, list):
             pending.extend(reversed(value))
+
+
+def _under_registered_names(
+    config: dict[str, Any], custom_objects: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the custom objects under the names of the packages that they were registered in.
+
+    A class that was registered as `my_package>Scale` may be passed as `Scale`.
+    """
+    names = (item["class_name"] for item in _objects(config))
+    return {
+        name: custom_objects[short]
+        for name in names
+        if isinstance(name, str) and (short := name.rpartition(">")[2]) in custom_objects
+    }
 
 
 def _is_known(item: dict[str, Any], custom_objects: Mapping[str, Any]) -> bool:
@@ -272,6 +328,25 @@ def _is_known(item: dict[str, Any], custom_objects: Mapping[str, Any]) -> bool:
     return isinstance(found, type) and issubclass(found, _BUILTIN_KINDS)
 
 
+@contextlib.contextmanager
+def _guarded(path: str | Path, version: str, stored_elements: int) -> Iterator[None]:
+    """Bound the weights that are created inside, and name the file in whatever goes wrong."""
+    budget = _MemoryBudget(path, stored_elements)
+    try:
+        with tf.variable_creator_scope(budget.check):
+            yield
+    except (BackboneError, MemoryError):
+        raise
+    except Exception as error:
+        if budget.exceeded:  # Keras may have wrapped the refusal in an error of its own.
+            raise budget.exceeded from error
+        # Keras reports an unusable config through many exceptions; each means the same here.
+        raise BackboneError(
+            f"{path} could not be opened as a Keras model (written by Keras {version}): "
+            f"{_first_sentence(error)}"
+        ) from error
+
+
 class _MemoryBudget:
     """Refuses to create more weights than the file stores values for.
 
@@ -279,10 +354,11 @@ class _MemoryBudget:
     so they are known only while Keras builds: this looks at each variable just before it is made.
     """
 
-    def __init__(self, file: ModelFile) -> None:
-        self._file = file
+    def __init__(self, path: str | Path, stored_elements: int) -> None:
+        self._path = path
+        self._stored = stored_elements
         # Seeds and counters are created but not stored by every format.
-        self._left = file.stored_elements + file.stored_elements // 10 + 65_536
+        self._left = stored_elements + stored_elements // 10 + 65_536
         self._scratch = tf.Graph()
         self.exceeded: UnsafeModelError | None = None
 
@@ -296,8 +372,8 @@ class _MemoryBudget:
         self._left -= math.prod(shape)
         if self._left < 0:
             self.exceeded = UnsafeModelError(
-                f"{self._file.path} declares more parameters than the "
-                f"{self._file.stored_elements:,} values it stores (refused at a weight of shape "
+                f"{self._path} declares more parameters than the "
+                f"{self._stored:,} values it stores (refused at a weight of shape "
                 f"{list(shape)}). It is damaged, or made to exhaust memory."
             )
             raise self.exceeded
@@ -314,12 +390,12 @@ def _load_zip(file: ModelFile, custom_objects: dict[str, Any]) -> keras.Model:
         )
 
 
-def _build(file: ModelFile, config: dict[str, Any], custom_objects: dict[str, Any]) -> keras.Model:
+def _build(config: dict[str, Any], path: str | Path, custom_objects: dict[str, Any]) -> keras.Model:
     model = keras.saving.deserialize_keras_object(
         config, custom_objects=custom_objects, safe_mode=True
     )
     if not isinstance(model, keras.Model):
-        raise BackboneError(f"{file.path} holds a {type(model).__name__}, not a model.")
+        raise BackboneError(f"{path} holds a {type(model).__name__}, not a model.")
     return model
 
 

@@ -74,10 +74,11 @@ def read_model_file(path: str | Path) -> ModelFile:
     path = Path(path)
     _refuse_what_is_no_file(path)
     try:
+        # First: HDF5 may begin anywhere in a file, so the weights in a zip can pass for one.
+        if _starts_as_zip(path) and zipfile.is_zipfile(path):
+            return _read_zip(path)
         if h5py.is_hdf5(path):
             return _read_hdf5(path)
-        if zipfile.is_zipfile(path):
-            return _read_zip(path)
     except BackboneError:
         raise
     except Exception as error:
@@ -93,8 +94,8 @@ def read_model_file(path: str | Path) -> ModelFile:
     raise BackboneError(f"{path} is not a model: {_describe_bytes(path)}. {_NATIVE_HINT}")
 
 
-def check_weights_file(path: str | Path) -> None:
-    """Check a weights-only HDF5 file.
+def check_weights_file(path: str | Path) -> int:
+    """Check a weights-only HDF5 file and return how many numbers it stores.
 
     Raises:
         UnsafeModelError: as `read_model_file`.
@@ -106,11 +107,16 @@ def check_weights_file(path: str | Path) -> None:
         raise BackboneError(f"{path} holds no HDF5 weights: {_describe_bytes(path)}.")
     try:
         with h5py.File(path, "r") as file:
-            _count_elements(file, path, path.stat().st_size)
+            return _count_elements(file, path, path.stat().st_size)
     except BackboneError:
         raise
     except Exception as error:
         raise BackboneError(f"{path} is damaged: {_one_line(error)}.") from error
+
+
+def _starts_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _refuse_what_is_no_file(path: Path) -> None:

@@ -7,6 +7,7 @@ the object graph before, in `assets/saved_model.json` under TensorFlow 1.
 import json
 import math
 import posixpath
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -15,7 +16,6 @@ from google.protobuf.message import DecodeError
 from tensorflow.python.keras.protobuf.saved_metadata_pb2 import SavedMetadata
 
 from tfinetune.errors import BackboneError
-from tfinetune.security.legacy_config import translate
 from tfinetune.security.legacy_layouts import known_name
 from tfinetune.security.legacy_weights import finalize
 from tfinetune.security.loading import build_model
@@ -38,13 +38,20 @@ def keras_config(saved: SavedModelFolder) -> dict[str, Any] | None:
     return config
 
 
-def rebuild_native(saved: SavedModelFolder, loaded: Any, config: dict[str, Any]) -> keras.Model:
+def rebuild_native(
+    saved: SavedModelFolder,
+    loaded: Any,
+    config: dict[str, Any],
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> keras.Model:
     """Return the model that `config` describes with the variables of the SavedModel.
 
     Args:
         saved: what was checked.
         loaded: the same, loaded by TensorFlow.
         config: what `keras_config` returned.
+        custom_objects: name -> class that it may use beside Keras's own.
 
     Raises:
         BackboneError: if Keras 3 has not all of its layers, or its variables do not fit.
@@ -52,9 +59,10 @@ def rebuild_native(saved: SavedModelFolder, loaded: Any, config: dict[str, Any])
     """
     variables = [v for v in loaded.variables if isinstance(v, tf.Variable)]
     model = build_model(
-        translate({key: config[key] for key in ("class_name", "config")}, major_version=2),
+        {key: config[key] for key in ("class_name", "config")},
         source=saved.path,
         stored_elements=sum(math.prod(variable.shape) for variable in variables),
+        custom_objects=custom_objects,
     )
     weights = [weight for weight in model.weights if weight.name != "seed_generator_state"]
     for weight, variable in zip(weights, _in_order_of(weights, variables), strict=True):
