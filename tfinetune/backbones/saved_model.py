@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from tfinetune.backbones.graph import alone, ordered_nodes
 from tfinetune.backbones.saved_model_endpoints import (
-    Endpoint,
     Tensor,
     choose_endpoint,
     find_endpoints,
@@ -20,7 +19,7 @@ from tfinetune.backbones.saved_model_layer import SavedModelLayer, saved_model_l
 from tfinetune.errors import BackboneError
 from tfinetune.security.saved_model import SavedModelFolder, read_saved_model
 from tfinetune.security.saved_model_keras import keras_config, rebuild_native
-from tfinetune.security.saved_model_loading import PreparedSavedModel, load_graph, prepare
+from tfinetune.security.saved_model_loading import load_stored, prepare
 
 # Of the largest number that the SavedModel answers.
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
@@ -74,17 +73,18 @@ def open_saved_model(
         BackboneError: if it cannot be opened, or a choice is to be made: the options are listed.
     """
     saved = read_saved_model(path, tags=tags)
-    prepared = prepare(saved)
-    endpoints = find_endpoints(prepared.meta_graph)
     era = f"TensorFlow {saved.tensorflow_version}"
     notes: list[str] = []
     if endpoint is None:
         try:
-            if model := _native(saved, prepared, endpoints, custom_objects):
+            if model := _native(saved, custom_objects):
                 return OpenedSavedModel(model, era, (PROVEN,))
         except BackboneError as error:
-            notes.append(f"is used as one layer, since native layers cannot be had: {error}")
-    chosen = choose_endpoint(endpoints, endpoint, features, source=str(path))
+            notes.append(f"stays one layer, since native layers cannot be had: {error}")
+    prepared = prepare(saved)
+    chosen = choose_endpoint(
+        find_endpoints(prepared.meta_graph), endpoint, features, source=str(path)
+    )
     inputs = tuple(_sized(tensor, image_size, source=str(path)) for tensor in chosen.inputs)
     layer = SavedModelLayer(endpoint=replace(chosen, inputs=inputs), name="saved_model")
     layer.attach(prepared)
@@ -94,10 +94,7 @@ def open_saved_model(
 
 
 def _native(
-    saved: SavedModelFolder,
-    prepared: PreparedSavedModel,
-    endpoints: dict[str, Endpoint],
-    custom_objects: Mapping[str, Any] | None,
+    saved: SavedModelFolder, custom_objects: Mapping[str, Any] | None
 ) -> keras.Model | None:
     """Return a Keras 2 SavedModel as native layers, having compared the two; else None.
 
@@ -107,34 +104,31 @@ def _native(
     config = keras_config(saved)
     if config is None:
         return None
-    loaded = load_graph(prepared, {})
-    model = rebuild_native(saved, loaded, config, custom_objects=custom_objects)
-    signature = endpoints.get("serving_default")
-    if signature is None:
+    loaded = load_stored(saved)
+    if "serving_default" not in loaded.signatures:
         raise BackboneError("it has no signature to compare them with")
-    _check_parity(model, loaded.signatures["serving_default"], signature)
+    model = rebuild_native(saved, loaded, config, custom_objects=custom_objects)
+    _check_parity(model, loaded.signatures["serving_default"])
     return model
 
 
-def _check_parity(model: keras.Model, signature: Any, endpoint: Endpoint) -> None:
+def _check_parity(model: keras.Model, signature: Any) -> None:
     """Compare a rebuilt model with the SavedModel's own signature, on noise.
 
     Raises:
         BackboneError: if they differ by more than rounding.
     """
     random = np.random.default_rng(0)
-    given = {tensor.name: _noise(tensor, random) for tensor in endpoint.inputs}
+    _, arguments = signature.structured_input_signature
+    given = {name: _noise(spec, random) for name, spec in arguments.items()}
     answers = signature(**given)
     inputs = _in_order(given, [tensor.name for tensor in model.inputs])
-    if isinstance(model, keras.Sequential):
-        packed = inputs[0]
-    else:
-        packed = keras.tree.pack_sequence_as(model.input, inputs)
-    outputs = keras.tree.flatten(model(packed, training=False))
-    expected = _in_order(answers, getattr(model, "output_names", [""]))
+    structure = getattr(model, "_functional", model).input
+    outputs = model(keras.tree.pack_sequence_as(structure, inputs), training=False)
+    expected = _in_order(answers, getattr(model, "output_names", []))
     half = any("16" in layer.compute_dtype for layer in model._flatten_layers())
     tolerance = HALF_TOLERANCE if half else TOLERANCE
-    for one, other in zip(expected, outputs, strict=True):
+    for one, other in zip(expected, keras.tree.flatten(outputs), strict=True):
         one, other = np.asarray(one, "float32"), np.asarray(other, "float32")
         difference = float(np.max(np.abs(one - other)))
         if not difference <= tolerance * max(float(np.max(np.abs(one))), 1e-3):
@@ -149,14 +143,13 @@ def _in_order(by_name: dict[str, Any], names: list[str]) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def _noise(tensor: Tensor, random: np.random.Generator) -> tf.Tensor:
-    shape = [3, *(size or 32 for size in tensor.shape[1:])]
-    if tensor.dtype == "string":
+def _noise(spec: tf.TensorSpec, random: np.random.Generator) -> tf.Tensor:
+    shape = [3, *(size or 32 for size in spec.shape[1:])]
+    if spec.dtype == tf.string:
         return tf.fill(shape, "a")
-    return tf.cast(
-        random.uniform(-1, 1, shape) if "int" not in tensor.dtype else random.integers(0, 2, shape),
-        tensor.dtype,
-    )
+    integers = spec.dtype.is_integer
+    values = random.integers(0, 2, shape) if integers else random.normal(size=shape)
+    return tf.cast(values, spec.dtype)
 
 
 def _around(layer: SavedModelLayer, inputs: tuple[Tensor, ...]) -> keras.Model:

@@ -3,7 +3,7 @@
 Read from the stored description, before anything is loaded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -177,7 +177,7 @@ def _function(name: str, index: int, graph: SavedObjectGraph) -> Endpoint | None
         name,
         is_signature=False,
         inputs=(Tensor.of(tensor.name or "inputs", tensor),),
-        outputs=tuple(Tensor.of(key, spec) for key, spec in outputs.items()),
+        outputs=tuple(Tensor.of(key, spec) for key, spec in sorted(outputs.items())),
         variables=tuple(_variables(stored, graph)),
         knows_training=flags == {True, False},
     )
@@ -195,14 +195,24 @@ def _signature(name: str, index: int, meta_graph: MetaGraphDef) -> Endpoint:
     return Endpoint(
         name,
         is_signature=True,
-        inputs=tuple(Tensor.of(key, _spec(info)) for key, info in definition.inputs.items()),
-        outputs=tuple(Tensor.of(key, _spec(info)) for key, info in definition.outputs.items()),
+        inputs=_tensors(definition.inputs),
+        outputs=_tensors(definition.outputs),
         variables=tuple(_variables([graph.concrete_functions[stored]], graph)),
     )
 
 
-def _spec(info: TensorInfo) -> tf.TensorSpec:
-    return tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.dtypes.as_dtype(info.dtype))
+def _tensors(described: Mapping[str, TensorInfo]) -> tuple[Tensor, ...]:
+    # In the order of their names: a protobuf map has none.
+    return tuple(
+        Tensor.of(
+            name,
+            tf.TensorSpec(
+                tf.TensorShape(described[name].tensor_shape),
+                tf.dtypes.as_dtype(described[name].dtype),
+            ),
+        )
+        for name in sorted(described)
+    )
 
 
 def _variables(

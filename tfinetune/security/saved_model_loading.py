@@ -44,26 +44,33 @@ class PreparedSavedModel:
         shutil.copytree(self.folder.name, path, dirs_exist_ok=True)
 
 
+def load_stored(saved: SavedModelFolder) -> Any:
+    """Load a checked SavedModel as it was stored, with variables of its own.
+
+    Raises:
+        BackboneError: if TensorFlow cannot load it.
+    """
+    with _copy(saved.path, _loadable(saved)) as folder:
+        return _load(folder)
+
+
 def prepare(saved: SavedModelFolder) -> PreparedSavedModel:
-    """Copy a checked SavedModel and remove what TensorFlow stumbles over.
+    """Copy a checked SavedModel, so that its variables can be replaced by name.
 
     Raises:
         BackboneError: if a TensorFlow 1 graph cannot be written as TensorFlow 2.
     """
-    with contextlib.ExitStack() as stack:
-        if not saved.has_objects:
-            saved = stack.enter_context(_as_objects(saved))
-        meta_graph = MetaGraphDef()
-        meta_graph.CopyFrom(saved.meta_graph)
-        names: set[str] = set()
-        for index, node in enumerate(meta_graph.object_graph_def.nodes):
-            # TensorFlow asks an optimizer for its slots, which no loaded object has.
-            del node.slot_variables[:]
-            if node.HasField("variable"):
-                name = node.variable.name or f"variable_{index}"
-                node.variable.name = name if name not in names else f"{name}_{index}"
-                names.add(node.variable.name)
-        return PreparedSavedModel(meta_graph, _copy(saved.path, meta_graph))
+    if not saved.has_objects:
+        with _as_objects(saved) as rewritten:
+            return prepare(rewritten)
+    meta_graph = _loadable(saved)
+    names: set[str] = set()
+    for index, node in enumerate(meta_graph.object_graph_def.nodes):
+        if node.HasField("variable"):
+            name = node.variable.name or f"variable_{index}"
+            node.variable.name = name if name not in names else f"{name}_{index}"
+            names.add(node.variable.name)
+    return PreparedSavedModel(meta_graph, _copy(saved.path, meta_graph))
 
 
 def load_graph(prepared: PreparedSavedModel, variables: Mapping[str, tf.Variable]) -> Any:
@@ -119,14 +126,23 @@ def _copy(path: Path, meta_graph: MetaGraphDef) -> tempfile.TemporaryDirectory:
     return folder
 
 
+def _loadable(saved: SavedModelFolder) -> MetaGraphDef:
+    """Return the graph without what TensorFlow stumbles over."""
+    meta_graph = MetaGraphDef()
+    meta_graph.CopyFrom(saved.meta_graph)
+    if not saved.has_objects:
+        use_resource_variables(meta_graph, saved.path)
+    for node in meta_graph.object_graph_def.nodes:
+        # TensorFlow asks an optimizer for its slots, which no loaded object has.
+        del node.slot_variables[:]
+    return meta_graph
+
+
 @contextlib.contextmanager
 def _as_objects(saved: SavedModelFolder) -> Iterator[SavedModelFolder]:
     """Write a TensorFlow 1 graph as TensorFlow 2 objects."""
-    meta_graph = MetaGraphDef()
-    meta_graph.CopyFrom(saved.meta_graph)
-    use_resource_variables(meta_graph, saved.path)
-    with _copy(saved.path, meta_graph) as original, _temporary_folder() as rewritten:
-        loaded = _load(original)
+    loaded = load_stored(saved)
+    with _temporary_folder() as rewritten:
         try:
             signatures = {
                 name: function
