@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import worth
+from benchmarks import transfer, worth
 
-BENCHMARKS = {"worth": worth}
+BENCHMARKS = {"worth": worth, "transfer": transfer}
 """A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
 
 

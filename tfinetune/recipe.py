@@ -26,6 +26,9 @@ class Recipe(BaseModel):
             best that is available.
         weights: `imagenet`, `none` (start from random weights) or the path of a weights file.
         image_size: height and width in pixels; None takes the backbone's own.
+        features: what to build on: `auto` compares the depths of the backbone on the training
+            photos, a group (`stage_3`) ends it there, a layer's name takes that layer's output;
+            None takes all but the top.
         input_range: what pixel values 0 and 255 become for the backbone, or a convention of
             keras.applications (`tf`, `unit`, `raw`, `torch`, `caffe`); None detects it.
         aspect: how a photo gets to the image size: `crop`, `pad` or `stretch`.
@@ -48,6 +51,7 @@ class Recipe(BaseModel):
     backbone: str = ""
     weights: str = "imagenet"
     image_size: tuple[Side, Side] | None = None
+    features: str | None = None
     input_range: tuple[float, float] | Preset | None = None
     aspect: Literal["crop", "pad", "stretch"] = "stretch"
     validation: Fraction = 0.15

@@ -31,6 +31,11 @@ class LayerGroup:
         return sum(layer.count_params() for layer in self.layers)
 
 
+def is_group_name(name: str) -> bool:
+    """Return whether a name is that of a group, in whatever model."""
+    return re.fullmatch(r"stem|stage_[1-9][0-9]*", name) is not None
+
+
 def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     """Return groups "stem", "stage_1", …, "stage_n"; each layer of `model` is in exactly one.
 

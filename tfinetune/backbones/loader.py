@@ -25,6 +25,7 @@ from tfinetune.backbones.graph import (
     is_functional,
     rebuild,
 )
+from tfinetune.backbones.groups import is_group_name
 from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
 from tfinetune.backbones.input_scaling import InputScaling
 from tfinetune.backbones.presets import is_preset_name, open_preset
@@ -76,8 +77,9 @@ def load_backbone(
             own size and says so in `provenance.warnings`. Default: the model's own.
         input_range: the range that the backbone expects pixels in, such as `(-1, 1)`, or the
             name of an `InputScaling.preset`. Default: found out.
-        features: name of the layer, or layers, whose output to build on. Default: found by
-            structure, see `backbones.top`. Of a SavedModel that stays one layer: its outputs.
+        features: what to build on: a group to end with ("stage_3"), or the name of the layer, or
+            layers, whose output to take. Default: found by structure, see `backbones.top`. Of a
+            SavedModel that stays one layer: its outputs.
         tags: of the graph of a SavedModel, where it holds several.
         endpoint: of a SavedModel: the function or signature to call. It then stays one layer, even
             where native layers could be had.
@@ -102,12 +104,14 @@ def load_backbone(
     size = _as_size(image_size)
     scratch = str(weights).lower() == "none"
     given = _Weights(weights, partial=partial_weights)
-    named = [features] if isinstance(features, str) else list(features or ())
+    group = features if isinstance(features, str) and is_group_name(features) else None
+    named = [] if group else [features] if isinstance(features, str) else list(features or ())
     saved_model = {"tags": tags, "endpoint": endpoint, "features": named, "trust": trust}
     opened = _open(
         source, weights=given, size=size, custom_objects=custom_objects, saved_model=saved_model
     )
     backbone = _adapt(opened, size=size, input_range=input_range, features=named)
+    backbone = backbone.up_to(group) if group else backbone
     return backbone.reinitialized(seed) if scratch else backbone
 
 

@@ -104,11 +104,11 @@ def _native(
     config = keras_config(saved)
     if config is None:
         return None
-    loaded = load_stored(saved)
-    if "serving_default" not in loaded.signatures:
-        raise BackboneError("it has no signature to compare them with")
-    model = rebuild_native(saved, loaded, config, custom_objects=custom_objects)
-    _check_parity(model, loaded.signatures["serving_default"])
+    with load_stored(saved) as loaded:
+        if "serving_default" not in loaded.signatures:
+            raise BackboneError("it has no signature to compare them with")
+        model = rebuild_native(saved, loaded, config, custom_objects=custom_objects)
+        _check_parity(model, loaded.signatures["serving_default"])
     return model
 
 

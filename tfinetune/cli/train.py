@@ -37,6 +37,13 @@ def command(
     image_size: Annotated[
         int | None, typer.Option(help="Pixels [the backbone's own size].")
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="What to build on: auto (compares depths on your photos), a group (stage_3) "
+            "or a layer [all but the top]."
+        ),
+    ] = None,
     aspect: Annotated[str | None, typer.Option(help="stretch (default), crop or pad.")] = None,
     input_range: Annotated[
         str | None,
@@ -79,6 +86,7 @@ def command(
         "backbone": backbone and _absolute(backbone),
         "weights": weights and _absolute(weights),
         "image_size": image_size,
+        "features": features,
         "input_range": input_range and parse_range(input_range),
         "aspect": aspect,
         "validation": validation,

@@ -44,14 +44,15 @@ class PreparedSavedModel:
         shutil.copytree(self.folder.name, path, dirs_exist_ok=True)
 
 
-def load_stored(saved: SavedModelFolder) -> Any:
-    """Load a checked SavedModel as it was stored, with variables of its own.
+@contextlib.contextmanager
+def load_stored(saved: SavedModelFolder) -> Iterator[Any]:
+    """Load a checked SavedModel as it was stored, with variables of its own, for the block.
 
     Raises:
         BackboneError: if TensorFlow cannot load it.
     """
     with _copy(saved.path, _loadable(saved)) as folder:
-        return _load(folder)
+        yield _load(folder)
 
 
 def prepare(saved: SavedModelFolder) -> PreparedSavedModel:
@@ -141,8 +142,7 @@ def _loadable(saved: SavedModelFolder) -> MetaGraphDef:
 @contextlib.contextmanager
 def _as_objects(saved: SavedModelFolder) -> Iterator[SavedModelFolder]:
     """Write a TensorFlow 1 graph as TensorFlow 2 objects."""
-    loaded = load_stored(saved)
-    with _temporary_folder() as rewritten:
+    with load_stored(saved) as loaded, _temporary_folder() as rewritten:
         try:
             signatures = {
                 name: function

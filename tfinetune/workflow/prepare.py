@@ -10,7 +10,9 @@ from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.training.depth import choose_depth
 
+AUTO_FEATURES = "auto"
 DEFAULT_BACKBONE = "EfficientNetV2B0"
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "assets" / "demo_backbone.h5"
 
@@ -54,6 +56,8 @@ def prepare(
             seed=recipe.seed,
             progress=advance,
         )
+    if recipe.features == AUTO_FEATURES:
+        backbone = choose_depth(backbone, splits.train, seed=recipe.seed, reporter=reporter)
     tuner = FineTuner(
         backbone, splits.spec, dropout=recipe.dropout, seed=recipe.seed, reporter=reporter
     )
@@ -66,6 +70,7 @@ def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:
         weights=recipe.weights,
         image_size=recipe.image_size,
         input_range=recipe.input_range,
+        features=None if recipe.features == AUTO_FEATURES else recipe.features,
         seed=recipe.seed,
     )
 
