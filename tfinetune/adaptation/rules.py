@@ -18,7 +18,7 @@ from typing import Literal
 import keras
 
 from tfinetune.assembly import Assembly
-from tfinetune.backbones.saved_model_layer import VariableScope
+from tfinetune.backbones.groups import is_batch_norm
 from tfinetune.errors import TrainablePlanError, UnknownLayerError
 
 Rules = str | Sequence[str]
@@ -47,7 +47,7 @@ class Plan:
 
     def trains(self, layer: keras.Layer) -> bool:
         """Whether a layer's own weights are updated under this plan."""
-        if _is_batch_norm(layer) and self.batch_norm == "frozen":
+        if is_batch_norm(layer) and self.batch_norm == "frozen":
             return False
         return id(layer) in self.trainable
 
@@ -186,12 +186,6 @@ def _match(rule: str, groups: dict[str, tuple[keras.Layer, ...]]) -> list[keras.
 
 def _path(layer: keras.Layer) -> str:
     return getattr(layer, "path", None) or layer.name
-
-
-def _is_batch_norm(layer: keras.Layer) -> bool:
-    if isinstance(layer, VariableScope):
-        return layer.is_batch_norm
-    return isinstance(layer, keras.layers.BatchNormalization)
 
 
 def _with_sublayers(layer: keras.Layer) -> list[keras.Layer]:

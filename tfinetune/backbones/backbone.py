@@ -114,6 +114,8 @@ class Backbone:
         Groups without one, or whose tensor has no channels to average, are left out.
         """
         group_of = {id(layer): group.name for group in self.groups for layer in group.layers}
+        # A SavedModel can end nowhere but at its end.
+        group_of |= {id(layer): self.groups[-1].name for layer in saved_model_layers(self.model)}
         return {
             group_of[id(step.operation)]: step.tensor
             for step in bottlenecks(self.model)

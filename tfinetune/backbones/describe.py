@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from tfinetune.backbones.backbone import Backbone
-from tfinetune.backbones.groups import LayerGroup
+from tfinetune.backbones.groups import LayerGroup, is_batch_norm
 from tfinetune.backbones.saved_model_layer import VariableScope
 
 
@@ -17,12 +17,7 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         'stem'
     """
     model, provenance, scaling = backbone.model, backbone.provenance, backbone.input_scaling
-    batch_norms = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        or getattr(layer, "is_batch_norm", False)
-    ]
+    batch_norms = [layer for layer in model._flatten_layers() if is_batch_norm(layer)]
     return {
         "source": provenance.source,
         "kind": provenance.kind,
@@ -51,8 +46,9 @@ def describe(backbone: Backbone) -> dict[str, Any]:
 
 def _output_shape(group: LayerGroup) -> list[int | None] | None:
     """Return the shape that a group ends with; unknown inside a SavedModel."""
-    last = group.layers[-1]
-    return None if isinstance(last, VariableScope) else list(last.output.shape[1:])
+    if not group.layers or isinstance(group.layers[-1], VariableScope):
+        return None
+    return list(group.layers[-1].output.shape[1:])
 
 
 def _shapes(tensors: list[keras.KerasTensor]) -> list[int | None] | dict[str, list[int | None]]:

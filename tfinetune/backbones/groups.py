@@ -31,6 +31,13 @@ class LayerGroup:
         return sum(layer.count_params() for layer in self.layers)
 
 
+def is_batch_norm(layer: keras.Layer) -> bool:
+    """Return whether a layer keeps moving statistics of what it normalizes."""
+    if isinstance(layer, VariableScope):
+        return layer.is_batch_norm
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
 def is_group_name(name: str) -> bool:
     """Return whether a name is that of a group, in whatever model."""
     return re.fullmatch(r"stem|stage_[1-9][0-9]*", name) is not None
@@ -42,7 +49,7 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     A SavedModel inside is in them scope by scope.
     """
     if saved_models := saved_model_layers(model):
-        return _named([run for layer in saved_models for run in _runs_of_scopes(layer.scopes)])
+        return _named(_runs_of_scopes([s for layer in saved_models for s in layer.scopes]))
     levels = _levels(model)
     stem = _stem(model)
     by_level: dict[int, list[keras.Layer]] = {}
@@ -70,13 +77,13 @@ def _runs_of_scopes(scopes: Iterable[VariableScope]) -> list[list[VariableScope]
     `block_3_expand` and `block_3/conv` are of the block `block_3`; names without a number are
     blocks of their own.
     """
-    runs: list[list[VariableScope]] = []
+    runs: list[list[VariableScope]] = [[]]
     block = None
     for scope in scopes:
         name = _BLOCK.match(scope.path).group()
-        if not runs or (has_kernel(scope) and name != block):
+        if runs[-1] and has_kernel(scope) and name != block:
             runs.append([])
-            block = name
+        block = name if has_kernel(scope) or block is None else block
         runs[-1].append(scope)
     return runs
 

@@ -90,7 +90,10 @@ def open_saved_model(
     layer.attach(prepared)
     outputs = ", ".join(output.name for output in chosen.outputs)
     notes.append(f"called at its endpoint {chosen.name}, output {outputs}")
-    return OpenedSavedModel(_around(layer, inputs), era, tuple(notes), (NEEDS_TFINETUNE,))
+    warnings = [NEEDS_TFINETUNE]
+    if not layer.trainable_weights:
+        warnings.append("it has no variables that train: only the head on it can be fitted")
+    return OpenedSavedModel(_around(layer, inputs), era, tuple(notes), tuple(warnings))
 
 
 def _native(
