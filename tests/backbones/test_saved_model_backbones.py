@@ -148,6 +148,25 @@ def test_what_cannot_be_a_backbone_says_why(shared, name, reason):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("save", [save_blocks, save_tensorflow_1])
+def test_mutated_graphs_raise_our_errors_only(tmp_path, save):
+    save(tmp_path)
+    file = tmp_path / "saved_model.pb"
+    original = np.frombuffer(file.read_bytes(), np.uint8)
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(25):
+        mutated = original.copy()
+        # Text stays text: most other bytes are refused by protobuf already.
+        mutated[random.integers(len(mutated))] = random.integers(0, 128)
+        file.write_bytes(mutated.tobytes())
+        try:
+            load_backbone(tmp_path, features="y" if save is save_tensorflow_1 else None)
+        except BackboneError:
+            refused += 1
+    assert refused
+
+
 def test_half_plus_two_halves_and_adds_two(shared):
     backbone = load_backbone(shared / "models/tf_serving/saved_model_half_plus_two_cpu")
     np.testing.assert_allclose(backbone.model(np.float32([[0], [3]])), [[2], [3.5]])

@@ -173,21 +173,6 @@ def test_damaged_graphs_say_so(tmp_path, content):
         read_saved_model(tmp_path)
 
 
-def test_mutated_graphs_raise_our_errors_only(edit):
-    path = edit(lambda graph: None)
-    file = path / "saved_model.pb"
-    original = np.frombuffer(file.read_bytes(), np.uint8)
-    random = np.random.default_rng(0)
-    for _ in range(60):
-        mutated = original.copy()
-        mutated[random.integers(0, len(mutated), 8)] = random.integers(0, 256, 8)
-        file.write_bytes(mutated.tobytes())
-        try:
-            load_graph(prepare(read_saved_model(path)), {})
-        except BackboneError:
-            continue
-
-
 def test_tags_choose_the_graph(tmp_path):
     save_tensorflow_1(tmp_path / "eval", tags=("eval",))
     assert not read_saved_model(tmp_path / "eval").has_objects

@@ -1,6 +1,5 @@
 """Open a folder as a Keras model: a SavedModel, a run of tfinetune, or a KerasHub preset."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from tfinetune.backbones.presets import is_preset_folder, open_preset
 from tfinetune.backbones.saved_model import open_saved_model
 from tfinetune.runs import RunFolder
 from tfinetune.security.loading import load_keras
-from tfinetune.security.saved_model import find_saved_model, trusted
+from tfinetune.security.saved_model import find_saved_model
 from tfinetune.storage import sha256_file
 
 
@@ -35,7 +34,6 @@ def open_folder(
     tags: str | Iterable[str] | None = None,
     endpoint: str | None = None,
     features: Sequence[str] = (),
-    trust: bool = False,
     image_size: tuple[int, int] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> OpenedFolder | None:
@@ -46,7 +44,6 @@ def open_folder(
         tags: of the graph of a SavedModel, where there are several.
         endpoint: of a SavedModel: the function or signature to call.
         features: of a SavedModel: the outputs to use, where there are several.
-        trust: whether a SavedModel may read, write and execute.
         image_size: (height, width) where a SavedModel takes images of any size.
         custom_objects: name -> class that the model may use beside Keras's own.
 
@@ -71,15 +68,14 @@ def open_folder(
     folder = find_saved_model(path)
     if folder is None:
         return None
-    with trusted() if trust else contextlib.nullcontext():
-        opened = open_saved_model(
-            folder,
-            tags=tags,
-            endpoint=endpoint,
-            features=features,
-            image_size=image_size,
-            custom_objects=custom_objects,
-        )
+    opened = open_saved_model(
+        folder,
+        tags=tags,
+        endpoint=endpoint,
+        features=features,
+        image_size=image_size,
+        custom_objects=custom_objects,
+    )
     return OpenedFolder(
         opened.model, "saved_model", opened.era, _digest(folder), opened.notes, opened.warnings
     )

@@ -1,5 +1,6 @@
 """Open a pretrained model of any supported kind as a Backbone."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from tfinetune.security.architecture import SUFFIXES as ARCHITECTURE_SUFFIXES
 from tfinetune.security.architecture import read_architecture
 from tfinetune.security.loading import load_architecture, load_keras, load_weights
 from tfinetune.security.preflight import read_model_file
+from tfinetune.security.saved_model import trusted
 from tfinetune.storage import sha256_file
 
 DEFAULT_IMAGE_SIZE = 224
@@ -83,7 +85,8 @@ def load_backbone(
         tags: of the graph of a SavedModel, where it holds several.
         endpoint: of a SavedModel: the function or signature to call. It then stays one layer, even
             where native layers could be had.
-        trust: let a SavedModel read, write and execute what it likes.
+        trust: let a SavedModel, also one inside a `.keras` file, read, write and execute what it
+            likes.
         custom_objects: name -> class that the model file may use beside Keras's own.
         seed: of random weights.
 
@@ -106,10 +109,11 @@ def load_backbone(
     given = _Weights(weights, partial=partial_weights)
     group = features if isinstance(features, str) and is_group_name(features) else None
     named = [] if group else [features] if isinstance(features, str) else list(features or ())
-    saved_model = {"tags": tags, "endpoint": endpoint, "features": named, "trust": trust}
-    opened = _open(
-        source, weights=given, size=size, custom_objects=custom_objects, saved_model=saved_model
-    )
+    saved_model = {"tags": tags, "endpoint": endpoint, "features": named}
+    with trusted() if trust else contextlib.nullcontext():
+        opened = _open(
+            source, weights=given, size=size, custom_objects=custom_objects, saved_model=saved_model
+        )
     backbone = _adapt(opened, size=size, input_range=input_range, features=named)
     backbone = backbone.up_to(group) if group else backbone
     return backbone.reinitialized(seed) if scratch else backbone

@@ -17,7 +17,7 @@ from tfinetune.backbones.saved_model_endpoints import (
 )
 from tfinetune.backbones.saved_model_layer import SavedModelLayer, saved_model_layers
 from tfinetune.errors import BackboneError
-from tfinetune.security.saved_model import SavedModelFolder, read_saved_model
+from tfinetune.security.saved_model import SavedModelFolder, damage_explained, read_saved_model
 from tfinetune.security.saved_model_keras import keras_config, rebuild_native
 from tfinetune.security.saved_model_loading import load_stored, prepare
 
@@ -77,23 +77,42 @@ def open_saved_model(
     notes: list[str] = []
     if endpoint is None:
         try:
-            if model := _native(saved, custom_objects):
-                return OpenedSavedModel(model, era, (PROVEN,))
+            with damage_explained(saved.path):
+                native = _native(saved, custom_objects)
+            if native is not None:
+                return OpenedSavedModel(native, era, (PROVEN,))
         except BackboneError as error:
             notes.append(f"stays one layer, since native layers cannot be had: {error}")
-    prepared = prepare(saved)
-    chosen = choose_endpoint(
-        find_endpoints(prepared.meta_graph), endpoint, features, source=str(path)
-    )
-    inputs = tuple(_sized(tensor, image_size, source=str(path)) for tensor in chosen.inputs)
-    layer = SavedModelLayer(endpoint=replace(chosen, inputs=inputs), name="saved_model")
-    layer.attach(prepared)
-    outputs = ", ".join(output.name for output in chosen.outputs)
-    notes.append(f"called at its endpoint {chosen.name}, output {outputs}")
+    with damage_explained(saved.path):
+        layer, model = _as_layer(saved, endpoint, features, image_size)
+    outputs = ", ".join(output.name for output in layer.endpoint.outputs)
+    notes.append(f"called at its endpoint {layer.endpoint.name}, output {outputs}")
     warnings = [NEEDS_TFINETUNE]
     if not layer.trainable_weights:
         warnings.append("it has no variables that train: only the head on it can be fitted")
-    return OpenedSavedModel(_around(layer, inputs), era, tuple(notes), tuple(warnings))
+    return OpenedSavedModel(model, era, tuple(notes), tuple(warnings))
+
+
+def _as_layer(
+    saved: SavedModelFolder,
+    endpoint: str | None,
+    features: Sequence[str],
+    image_size: tuple[int, int] | None,
+) -> tuple[SavedModelLayer, keras.Model]:
+    """Return one endpoint of a SavedModel as a layer, and a model around that."""
+    prepared = prepare(saved)
+    endpoints = find_endpoints(prepared.meta_graph)
+    chosen = choose_endpoint(endpoints, endpoint, features, source=str(saved.path))
+    inputs = tuple(_sized(tensor, image_size, source=str(saved.path)) for tensor in chosen.inputs)
+    layer = SavedModelLayer(endpoint=replace(chosen, inputs=inputs), name="saved_model")
+    layer.attach(prepared)
+    tensors = {
+        tensor.name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
+        for tensor in inputs
+    }
+    given = alone(list(tensors.values()))
+    answer = layer(tensors if len(tensors) > 1 else given)
+    return layer, keras.Model(given, answer, name="saved_model_backbone")
 
 
 def _native(
@@ -153,16 +172,6 @@ def _noise(spec: tf.TensorSpec, random: np.random.Generator) -> tf.Tensor:
     integers = spec.dtype.is_integer
     values = random.integers(0, 2, shape) if integers else random.normal(size=shape)
     return tf.cast(values, spec.dtype)
-
-
-def _around(layer: SavedModelLayer, inputs: tuple[Tensor, ...]) -> keras.Model:
-    tensors = {
-        tensor.name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
-        for tensor in inputs
-    }
-    given = alone(list(tensors.values()))
-    answer = layer(tensors if len(tensors) > 1 else given)
-    return keras.Model(given, answer, name="saved_model_backbone")
 
 
 def without_head(model: keras.Model) -> keras.Model:

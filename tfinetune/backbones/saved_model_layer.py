@@ -85,10 +85,10 @@ class SavedModelLayer(keras.layers.Layer):
         self, *, endpoint: Endpoint | dict[str, Any], frozen: Sequence[str] = (), **arguments: Any
     ) -> None:
         super().__init__(**{**arguments, "dtype": "float32"})
-        self._endpoint = (
+        self.endpoint = (
             endpoint if isinstance(endpoint, Endpoint) else Endpoint.from_config(endpoint)
         )
-        self.scopes = _scopes(self._endpoint.variables)
+        self.scopes = _scopes(self.endpoint.variables)
         for scope in self.scopes:
             scope.trainable = scope.path not in frozen
         self._prepared: PreparedSavedModel | None = None
@@ -111,8 +111,8 @@ class SavedModelLayer(keras.layers.Layer):
         Raises:
             BackboneError: if TensorFlow cannot load it, or it is not what the layer was made for.
         """
-        stored = find_endpoints(prepared.meta_graph).get(self._endpoint.name)
-        if stored is None or stored.variables != self._endpoint.variables:
+        stored = find_endpoints(prepared.meta_graph).get(self.endpoint.name)
+        if stored is None or stored.variables != self.endpoint.variables:
             raise BackboneError(
                 f"The SavedModel of the layer {self.name!r} is another one than its config "
                 "describes. Save the model again."
@@ -140,31 +140,31 @@ class SavedModelLayer(keras.layers.Layer):
                 "it stands for. Load the whole model, or call load_backbone again."
             )
         if training:
-            for index in range(self._endpoint.regularization_losses):
+            for index in range(self.endpoint.regularization_losses):
                 self.add_loss(self._loaded.regularization_losses[index]())
-        by_name = inputs if isinstance(inputs, dict) else {self._endpoint.inputs[0].name: inputs}
+        by_name = inputs if isinstance(inputs, dict) else {self.endpoint.inputs[0].name: inputs}
         tensors = {
             tensor.name: _cast(by_name[tensor.name], tensor.dtype)
-            for tensor in self._endpoint.inputs
+            for tensor in self.endpoint.inputs
         }
-        if self._endpoint.is_signature:
-            outputs = self._loaded.signatures[self._endpoint.name](**tensors)
+        if self.endpoint.is_signature:
+            outputs = self._loaded.signatures[self.endpoint.name](**tensors)
         else:
             learns = bool(training) and all(scope.trainable for scope in self.scopes)
-            switch = {"training": learns} if self._endpoint.knows_training else {}
-            outputs = getattr(self._loaded, self._endpoint.name)(*tensors.values(), **switch)
+            switch = {"training": learns} if self.endpoint.knows_training else {}
+            outputs = getattr(self._loaded, self.endpoint.name)(*tensors.values(), **switch)
         by_name = named(outputs)
-        return _alone([by_name[output.name] for output in self._endpoint.outputs])
+        return _alone([by_name[output.name] for output in self.endpoint.outputs])
 
     def compute_output_spec(self, inputs: Any, training: bool | None = False) -> Any:
         """Return the shape and type of the outputs, having asked the SavedModel if need be."""
-        if any(not output.shape or None in output.shape[1:] for output in self._endpoint.outputs):
-            self._endpoint = replace(self._endpoint, outputs=self._measured_outputs())
+        if any(not output.shape or None in output.shape[1:] for output in self.endpoint.outputs):
+            self.endpoint = replace(self.endpoint, outputs=self._measured_outputs())
         batch = keras.tree.flatten(inputs)[0].shape[0]
         return _alone(
             [
                 keras.KerasTensor((batch, *output.shape[1:]), dtype=output.dtype)
-                for output in self._endpoint.outputs
+                for output in self.endpoint.outputs
             ]
         )
 
@@ -172,7 +172,7 @@ class SavedModelLayer(keras.layers.Layer):
         """Return everything but the SavedModel itself, which `save_assets` writes."""
         return {
             **super().get_config(),
-            "endpoint": asdict(self._endpoint),
+            "endpoint": asdict(self.endpoint),
             "frozen": [scope.path for scope in self.scopes if not scope.trainable],
         }
 
@@ -192,13 +192,13 @@ class SavedModelLayer(keras.layers.Layer):
         Raises:
             BackboneError: if an output has not one row for each example.
         """
-        declared = self._endpoint.outputs
-        free = any(None in tensor.shape[1:] for tensor in self._endpoint.inputs)
+        declared = self.endpoint.outputs
+        free = any(None in tensor.shape[1:] for tensor in self.endpoint.inputs)
         if free and all(output.shape for output in declared):
             return declared
         zeros = {
             tensor.name: tf.zeros([2, *(size or 32 for size in tensor.shape[1:])], tensor.dtype)
-            for tensor in self._endpoint.inputs
+            for tensor in self.endpoint.inputs
         }
         measured = keras.tree.flatten(self.call(zeros))
         for output, tensor in zip(declared, measured, strict=True):

@@ -20,7 +20,7 @@ from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.errors import BackboneError, TfinetuneError, UnsafeModelError
 from tfinetune.security.saved_model_audit import all_nodes, assets_of, forbidden_operations
 
 GRAPH_FILE = "saved_model.pb"
@@ -63,6 +63,18 @@ def trusted() -> Iterator[None]:
         _trusting.reset(token)
 
 
+@contextlib.contextmanager
+def damage_explained(path: Path) -> Iterator[None]:
+    """Raise as a BackboneError what protobuf, TensorFlow and Keras say of a damaged SavedModel."""
+    try:
+        yield
+    except (TfinetuneError, MemoryError):
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BackboneError(f"The SavedModel {path} cannot be used: {message}") from error
+
+
 def find_saved_model(path: str | Path) -> Path | None:
     """Return the folder of the SavedModel in `path`: itself, or its highest numbered version."""
     path = Path(path)
@@ -88,12 +100,14 @@ def read_saved_model(path: str | Path, *, tags: Iterable[str] | None = None) -> 
         BackboneError: if it is damaged, or `tags` name no graph of it.
     """
     path = Path(path)
-    data_bytes = _check_files(path)
-    meta_graph = _choose(_parse(path / GRAPH_FILE), tags, path)
-    _check_assets(meta_graph, path)
-    _check_constants(meta_graph, path)
-    _check_variables(meta_graph, path, data_bytes)
-    if not _trusting.get() and (forbidden := forbidden_operations(meta_graph)):
+    with damage_explained(path):
+        data_bytes = _check_files(path)
+        meta_graph = _choose(_parse(path / GRAPH_FILE), tags, path)
+        _check_assets(meta_graph, path)
+        _check_constants(meta_graph, path)
+        _check_variables(meta_graph, path, data_bytes)
+        forbidden = [] if _trusting.get() else forbidden_operations(meta_graph)
+    if forbidden:
         raise UnsafeModelError(
             f"The graph of {path} holds {', '.join(forbidden)}: operations that read, write or "
             "execute something outside the model. It was refused before it was loaded. Pass "

@@ -9,7 +9,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
-from tfinetune.errors import BackboneError
-from tfinetune.security.saved_model import GRAPH_FILE, SavedModelFolder, read_saved_model
+from tfinetune.security.saved_model import (
+    GRAPH_FILE,
+    SavedModelFolder,
+    damage_explained,
+    read_saved_model,
+)
 from tfinetune.security.saved_model_v1 import use_resource_variables
 
 # What TensorFlow keeps among the signatures for itself: `__saved_model_init_op`.
@@ -33,10 +37,12 @@ class PreparedSavedModel:
 
     Attributes:
         meta_graph: its graph; every variable has a name of its own.
+        source: where it comes from.
         folder: where it lies, as long as this object lives.
     """
 
     meta_graph: MetaGraphDef
+    source: Path
     folder: tempfile.TemporaryDirectory
 
     def save_to(self, path: str | Path) -> None:
@@ -51,8 +57,11 @@ def load_stored(saved: SavedModelFolder) -> Iterator[Any]:
     Raises:
         BackboneError: if TensorFlow cannot load it.
     """
-    with _copy(saved.path, _loadable(saved)) as folder:
-        yield _load(folder)
+    with contextlib.ExitStack() as stack:
+        with damage_explained(saved.path):
+            folder = stack.enter_context(_copy(saved.path, _loadable(saved)))
+            loaded = _load(folder)
+        yield loaded
 
 
 def prepare(saved: SavedModelFolder) -> PreparedSavedModel:
@@ -61,17 +70,19 @@ def prepare(saved: SavedModelFolder) -> PreparedSavedModel:
     Raises:
         BackboneError: if a TensorFlow 1 graph cannot be written as TensorFlow 2.
     """
-    if not saved.has_objects:
-        with _as_objects(saved) as rewritten:
-            return prepare(rewritten)
-    meta_graph = _loadable(saved)
-    names: set[str] = set()
-    for index, node in enumerate(meta_graph.object_graph_def.nodes):
-        if node.HasField("variable"):
-            name = node.variable.name or f"variable_{index}"
-            node.variable.name = name if name not in names else f"{name}_{index}"
-            names.add(node.variable.name)
-    return PreparedSavedModel(meta_graph, _copy(saved.path, meta_graph))
+    with damage_explained(saved.path):
+        if not saved.has_objects:
+            with load_stored(saved) as loaded, _temporary_folder() as rewritten:
+                _save_as_objects(loaded, rewritten)
+                return replace(prepare(read_saved_model(rewritten)), source=saved.path)
+        meta_graph = _loadable(saved)
+        names: set[str] = set()
+        for index, node in enumerate(meta_graph.object_graph_def.nodes):
+            if node.HasField("variable"):
+                name = node.variable.name or f"variable_{index}"
+                node.variable.name = name if name not in names else f"{name}_{index}"
+                names.add(node.variable.name)
+        return PreparedSavedModel(meta_graph, saved.path, _copy(saved.path, meta_graph))
 
 
 def load_graph(prepared: PreparedSavedModel, variables: Mapping[str, tf.Variable]) -> Any:
@@ -87,22 +98,23 @@ def load_graph(prepared: PreparedSavedModel, variables: Mapping[str, tf.Variable
         known = variables.get(arguments.get("name"))
         return UninitializedVariable(**arguments) if known is None else known
 
-    with tf.variable_creator_scope(create):
+    with damage_explained(prepared.source), tf.variable_creator_scope(create):
         return _load(prepared.folder.name)
 
 
-def _load(path: str | Path) -> Any:
-    try:
-        with _without_warnings():
-            return tf.saved_model.load(str(path))
-    except MemoryError:
-        raise
-    except Exception as error:
-        # TensorFlow reports a graph that it cannot use through many exceptions.
-        raise BackboneError(
-            f"The SavedModel could not be loaded by TensorFlow {tf.__version__}: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+def _load(path: str) -> Any:
+    with _without_warnings():
+        return tf.saved_model.load(path)
+
+
+def _save_as_objects(loaded: Any, path: str) -> None:
+    """Write what was loaded from a TensorFlow 1 graph as TensorFlow 2 does."""
+    signatures = {
+        name: function
+        for name, function in loaded.signatures.items()
+        if not name.startswith(INTERNAL_PREFIX)
+    }
+    tf.saved_model.save(loaded, path, signatures=signatures)
 
 
 @contextlib.contextmanager
@@ -137,25 +149,6 @@ def _loadable(saved: SavedModelFolder) -> MetaGraphDef:
         # TensorFlow asks an optimizer for its slots, which no loaded object has.
         del node.slot_variables[:]
     return meta_graph
-
-
-@contextlib.contextmanager
-def _as_objects(saved: SavedModelFolder) -> Iterator[SavedModelFolder]:
-    """Write a TensorFlow 1 graph as TensorFlow 2 objects."""
-    with load_stored(saved) as loaded, _temporary_folder() as rewritten:
-        try:
-            signatures = {
-                name: function
-                for name, function in loaded.signatures.items()
-                if not name.startswith(INTERNAL_PREFIX)
-            }
-            tf.saved_model.save(loaded, rewritten, signatures=signatures)
-        except (ValueError, TypeError, AssertionError, tf.errors.OpError) as error:
-            raise BackboneError(
-                f"The TensorFlow 1 graph of {saved.path} could not be written as TensorFlow 2: "
-                f"{' '.join(str(error).split())[:300]}"
-            ) from error
-        yield read_saved_model(rewritten)
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory:
