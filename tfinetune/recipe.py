@@ -40,6 +40,8 @@ class Recipe(BaseModel):
         class_weights: `auto` weighs classes when the largest has over 3 times the smallest's
             photos; `always` or `never` decide it.
         dropout: rate before the last layer, in [0, 1).
+        precision: that the backbone computes in while it is trained; `auto` is the fastest that was
+            measured on the machine, and a run's recipe names it.
         batch_size: photos a training step.
         seed: of the split, the order, the augmentation and the initial weights.
         decoder_version: which decoder made the pixels.
@@ -61,6 +63,7 @@ class Recipe(BaseModel):
     augmentation: str = "light"
     class_weights: Literal["auto", "always", "never"] = "auto"
     dropout: Fraction = 0.2
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoder_version: int = 1

@@ -15,6 +15,7 @@ CASES = {
     "lpft": {"epochs": 2},
     "linear_probe": {},
     "full": {"epochs": 2, "batch_norm": "adapt", "learning_rate": 3e-3},
+    "gradual_unfreezing": {"epochs": 1, "groups": 1},
 }
 
 
@@ -70,7 +71,10 @@ def test_strategy_in_the_contributing_guide_lists_phases_and_rejects_bad_paramet
 
 
 def test_unknown_strategy_lists_the_known():
-    with pytest.raises(RecipeError, match="no strategy 'magic'. Known: lpft, linear_probe, full"):
+    with pytest.raises(
+        RecipeError,
+        match="no strategy 'magic'. Known: lpft, linear_probe, full, gradual_unfreezing",
+    ):
         build_strategy("magic", {})
 
 

@@ -2,13 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tfinetune.cli.console import resume_hint, session
 from tfinetune.cli.options import parse_range
 from tfinetune.cli.tables import show_plan, show_run
+
+if TYPE_CHECKING:
+    from tfinetune.reporting import Reporter
+    from tfinetune.training import FeatureCache
 
 
 def command(
@@ -27,7 +31,8 @@ def command(
         bool, typer.Option("--dry-run", help="Show the plan and its time; train nothing.")
     ] = False,
     strategy: Annotated[
-        str | None, typer.Option(help="lpft (default), linear_probe or full.")
+        str | None,
+        typer.Option(help="lpft (default), linear_probe, gradual_unfreezing or full."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning [10].")] = None,
     parameters: Annotated[
@@ -66,9 +71,21 @@ def command(
         str | None, typer.Option(help="auto (default: past 3:1), always or never.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Rate before the last layer [0.2].")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (default: what is fastest here), float32, mixed_bfloat16 or mixed_float16."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of split, order, augmentation and head [0].")
+    ] = None,
+    cache_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB of memory for outputs of frozen layers; more is read from disk [2]."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
@@ -95,6 +112,7 @@ def command(
         "augmentation": augmentation,
         "class_weights": class_weights,
         "dropout": dropout,
+        "precision": precision,
         "batch_size": batch_size,
         "seed": seed,
     }
@@ -119,12 +137,21 @@ def command(
         from tfinetune.reporting import Reporter
 
         reporter = Reporter(console)
+        cache = _feature_cache(cache_memory, reporter)
         wanted = base.replace(**fields) if base else Recipe(**fields)
         if dry_run:
-            show_plan(workflow.plan(wanted, reporter=reporter))
+            show_plan(workflow.plan(wanted, cache=cache, reporter=reporter))
             return
-        run = workflow.train(wanted, output, resume=resume, reporter=reporter)
+        run = workflow.train(wanted, output, resume=resume, cache=cache, reporter=reporter)
         show_run(run, as_json=as_json)
+
+
+def _feature_cache(gibibytes: float | None, reporter: "Reporter") -> "FeatureCache":
+    from tfinetune.array_store import ArrayStore
+    from tfinetune.training.feature_cache import DEFAULT_MEMORY, FeatureCache
+
+    memory = DEFAULT_MEMORY if gibibytes is None else int(gibibytes * 2**30)
+    return FeatureCache(ArrayStore(), memory=memory, reporter=reporter)
 
 
 def _absolute(name: str) -> str:

@@ -13,6 +13,7 @@ from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
 from tfinetune.storage import atomic_path, sha256_file, write_json
+from tfinetune.training import FeatureCache
 from tfinetune.training.estimate import estimate_seconds
 from tfinetune.training.strategies import Strategy, build_strategy
 from tfinetune.workflow.finished import Run
@@ -26,19 +27,16 @@ from tfinetune.workflow.summary import (
 )
 
 
-def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def plan(
+    recipe: Recipe, *, cache: FeatureCache | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
     """Say what a recipe would do and for how long, measured on a few batches; write nothing."""
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
     with reporter or Reporter() as reporter:
-        recipe, tuner, splits = prepare(recipe, reporter)
+        recipe, tuner, splits = prepare(recipe, reporter, cache=cache)
         phases = tuner.phases(strategy)
-        seconds = estimate_seconds(
-            tuner.assembly,
-            splits.train,
-            phases=phases,
-            batch_size=recipe.batch_size,
-            augment=recipe.augmentation,
-        )
+        work = tuner.frozen_work(splits, phases, augment=recipe.augmentation)
+        seconds = estimate_seconds(work, batch_size=recipe.batch_size)
     scaling = tuner.backbone.input_scaling
     return {
         "photos": sum(sum(counts.values()) for counts in splits.spec.counts.values()),
@@ -49,6 +47,7 @@ def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
         "input_range": scaling.describe(),
         "input_range_origin": scaling.origin,
         "plan": plan_rows(tuner, phases),
+        "frozen_work": list(filter(None, map(work.describe, range(len(phases))))),
         "estimated_seconds": seconds,
     }
 
@@ -59,6 +58,7 @@ def train(
     *,
     resume: bool = False,
     backbone: keras.Model | None = None,
+    cache: FeatureCache | None = None,
     reporter: Reporter | None = None,
     comparison: list[dict[str, Any]] | None = None,
 ) -> Run:
@@ -70,6 +70,7 @@ def train(
         resume: continue a run that was interrupted; a finished one is returned as it is.
         backbone: a model in memory, in place of `recipe.backbone`. It is saved into the run, so
             that the run's recipe reproduces without it; a resumed run takes the saved one.
+        cache: where outputs of frozen layers are kept, see `FineTuner`.
         reporter: shows progress; None is silent.
         comparison: rows `{name, accuracy, interval, seconds}` for the report.
 
@@ -85,11 +86,13 @@ def train(
             if not recipe.backbone or backbone is not None:  # it was chosen, or kept, then
                 recipe = recipe.replace(backbone=folder.recipe().backbone)
             backbone = None
+            if recipe.precision == "auto":  # what was measured then; now it may come out otherwise
+                recipe = recipe.replace(precision=folder.recipe().precision)
             folder.check_same_recipe(recipe)
             if folder.finished:
                 reporter.say(f"The run in {output} is finished already.")
                 return Run(folder)
-        recipe, tuner, splits = prepare(recipe, reporter, backbone=backbone)
+        recipe, tuner, splits = prepare(recipe, reporter, backbone=backbone, cache=cache)
         phases = tuner.phases(strategy)
         started = {
             "fingerprint": splits.spec.fingerprint,
@@ -97,7 +100,9 @@ def train(
             "phases": [phase.model_dump(mode="json") for phase in phases],
             "plan": plan_rows(tuner, phases),
             "comparison": comparison or [],
+            "precision": vars(tuner.precision),
         }
+        recipe = recipe.replace(precision=tuner.precision.name)
         if resume:
             folder.check_same_start(started)
         else:
@@ -156,6 +161,7 @@ def _execute(
     metrics |= {
         "parity": [vars(row) for row in parity],
         "comparison": started["comparison"],
+        "precision": started["precision"],
         "seconds": watch.seconds,
         "total_seconds": watch.total,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -10,6 +10,7 @@ from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.training import FeatureCache
 from tfinetune.training.depth import choose_depth
 
 AUTO_FEATURES = "auto"
@@ -18,7 +19,11 @@ EMBEDDED_BACKBONE = Path(__file__).parents[1] / "assets" / "demo_backbone.h5"
 
 
 def prepare(
-    recipe: Recipe, reporter: Reporter, *, backbone: keras.Model | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    backbone: keras.Model | None = None,
+    cache: FeatureCache | None = None,
 ) -> tuple[Recipe, FineTuner, Splits]:
     """Load the backbone, then read the photos at its size.
 
@@ -26,6 +31,7 @@ def prepare(
         recipe: what to load.
         reporter: told of warnings and progress.
         backbone: a model in memory, in place of the one that the recipe names.
+        cache: for the tuner.
 
     Returns:
         The recipe with its backbone named, the tuner, and the data.
@@ -59,7 +65,13 @@ def prepare(
     if recipe.features == AUTO_FEATURES:
         backbone = choose_depth(backbone, splits.train, seed=recipe.seed, reporter=reporter)
     tuner = FineTuner(
-        backbone, splits.spec, dropout=recipe.dropout, seed=recipe.seed, reporter=reporter
+        backbone,
+        splits.spec,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        cache=cache,
+        reporter=reporter,
     )
     return recipe, tuner, splits
 

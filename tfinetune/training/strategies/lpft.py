@@ -1,4 +1,4 @@
-"""LP-FT: probe first, then fine-tune everything from there."""
+"""LP-FT: probe first, then fine-tune from there."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tfinetune.data import DataSpec
-from tfinetune.training.phase import Phase
+from tfinetune.training.phase import Phase, Views
 from tfinetune.training.strategies.linear_probe import LinearProbe
 from tfinetune.training.strategies.strategy import Strategy
 
@@ -23,6 +23,9 @@ class LPFT(Strategy):
         learning_rate: peak rate at the head.
         layer_decay: factor on the rate for each group further from the head.
         weight_decay: of AdamW.
+        trainable: layer rules for fine-tuning; `"stage_5:"` trains that group and all after it,
+            and what lies before runs once.
+        views: see `Phase`.
 
     Example:
         >>> import tfinetune as ft
@@ -35,15 +38,10 @@ class LPFT(Strategy):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    trainable: str | tuple[str, ...] = "all"
+    views: Views = "auto"
 
     def phases(self, groups: Sequence[str], spec: DataSpec) -> list[Phase]:
         """List the probe and the fine-tuning."""
-        finetune = Phase(
-            name="finetune",
-            trainable="all",
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            layer_decay=self.layer_decay,
-            weight_decay=self.weight_decay,
-        )
+        finetune = Phase(name="finetune", **self.model_dump())
         return [*LinearProbe().phases(groups, spec), finetune]
