@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from tfinetune.errors import BackboneError, UnsafeModelError
@@ -13,12 +14,36 @@ SUFFIXES = (".json", ".yaml", ".yml")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data and Python tuples, which Keras wrote; no other Python object is ever made."""
+    """Plain data, and the tuples and NumPy numbers that Keras left among it.
+
+    Numbers are read from their bytes; no other Python object is ever made.
+    """
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node, True)
-)
+def _tuple(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node, deep=True)
+
+
+def _dtype(loader: _Loader, node: yaml.MappingNode) -> np.dtype:
+    return np.dtype(loader.construct_mapping(node, deep=True)["args"][0])
+
+
+def _scalar(loader: _Loader, node: yaml.SequenceNode) -> Any:
+    dtype, content = loader.construct_sequence(node, deep=True)
+    return np.frombuffer(content, dtype)[0].item()
+
+
+def _array(loader: _Loader, node: yaml.MappingNode) -> Any:
+    _, shape, dtype, _, content = loader.construct_mapping(node, deep=True)["state"]
+    return np.frombuffer(content, dtype).reshape(shape).tolist()
+
+
+_PYTHON = "tag:yaml.org,2002:python/"
+_Loader.add_constructor(_PYTHON + "tuple", _tuple)
+_Loader.add_constructor(_PYTHON + "name:numpy.ndarray", lambda loader, node: None)
+_Loader.add_constructor(_PYTHON + "object/apply:numpy.dtype", _dtype)
+_Loader.add_constructor(_PYTHON + "object/apply:numpy.core.multiarray.scalar", _scalar)
+_Loader.add_constructor(_PYTHON + "object/apply:numpy.core.multiarray._reconstruct", _array)
 
 
 def read_architecture(path: str | Path) -> tuple[dict[str, Any], str]:
@@ -45,7 +70,7 @@ def read_architecture(path: str | Path) -> tuple[dict[str, Any], str]:
         raise UnsafeModelError(
             f"{path} asks for a Python object ({error.problem}); it was refused."
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BackboneError(f"{path} cannot be read: {reason}.") from error
     if isinstance(config, dict) and "modelTopology" in config:

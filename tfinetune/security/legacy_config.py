@@ -21,6 +21,8 @@ Config = dict[str, Any]
 
 _FUNCTIONAL = {"Model", "Functional"}
 _MODELS = _FUNCTIONAL | {"Sequential"}
+# Layers of keras.applications that are not among keras.layers.
+_MODULES = dict.fromkeys(("LayerScale", "StochasticDepth"), "keras.src.applications.convnext")
 _ACTIVATIONS = ("activation", "recurrent_activation")
 
 
@@ -51,7 +53,7 @@ def translate(config: Config, *, major_version: int) -> Config:
         raise UnsafeModelError(
             "The model's config is nested too deeply; it was refused."
         ) from error
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise BackboneError(
             f"The model's config is damaged or of an unknown dialect ({type(error).__name__}: "
             f"{error})."
@@ -92,6 +94,8 @@ class _Translator:
         layers = config["layers"]
         first = layers[0]["config"] if layers else {}
         shape = first.get("batch_input_shape") if isinstance(first, dict) else None
+        if shape is None and layers and layers[0]["class_name"] not in _MODELS | {"InputLayer"}:
+            shape = config.get("build_input_shape")  # Of one that was built when first called.
         translated = [self.model(item) for item in layers]
         if shape is not None and layers[0]["class_name"] != "InputLayer":
             entry = {"batch_shape": shape}
@@ -119,7 +123,7 @@ class _Translator:
             try:
                 translated = translate_operation(item)
             except UnknownOperationError as error:
-                self.unknown_operations[error.name] = None
+                self.unknown_operations[str(error.name)] = None
                 return item
         else:
             translated = self.model(item)
@@ -275,7 +279,7 @@ def _with_tensors(value: Any, names: set[str]) -> Any:
 
 def _plain(class_name: str, config: Config) -> Config:
     return {
-        "module": "keras.layers",
+        "module": _MODULES.get(class_name, "keras.layers"),
         "class_name": class_name,
         "config": config,
         "registered_name": class_name,  # Found among the caller's custom objects by this.

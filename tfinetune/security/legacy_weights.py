@@ -187,10 +187,8 @@ def assign(
     """
     names = [known_name(name) for name, _ in arrays]
     for variables in _orders(layer):
-        if len(variables) != len(names) or not all(
-            name in (None, known_name(variable.name))
-            for name, variable in zip(names, variables, strict=True)
-        ):
+        own = [known_name(variable.name) for variable in variables]
+        if len(own) != len(names) or not all(map(_agree, names, own)):
             continue
         values = _values(layer, variables, arrays, theano=theano)
         if all(v.shape == tuple(w.shape) for v, w in zip(values, variables, strict=True)):
@@ -203,6 +201,10 @@ def assign(
         f"The weights stored for layer {stored_as!r} do not fit it: the file holds "
         f"{_summary(wanted)}; the layer needs {_summary(expected)}."
     )
+
+
+def _agree(stored: str | None, own: str | None) -> bool:
+    return stored == own or stored is None or own is None  # None: it never had a name.
 
 
 def _values(

@@ -33,6 +33,10 @@ SLACK_BYTES = 16 * 2**20
 
 _CONFIG_MEMBER, _WEIGHTS_MEMBER = "config.json", "model.weights.h5"
 _OPTIMIZER_GROUPS = ("optimizer", "optimizer_weights")
+_PAIR_HINT = (
+    "Pass the architecture as the backbone (a name such as MobileNetV2, a `.json` or `.yaml` file, "
+    "or in Python a function that builds the model) and this file as its weights."
+)
 _NATIVE_HINT = "Save the model with `model.save('model.keras')` and pass that file."
 
 
@@ -205,15 +209,13 @@ def _read_hdf5(path: Path) -> ModelFile:
 def _describe_without_config(path: Path, file: h5py.File) -> str:
     if "layer_names" in file.attrs or "layer_names0" in file.attrs:
         return (
-            f"{path} holds weights only, without the architecture they belong to. Pass the name "
-            "of the keras.applications model as the backbone and this file as its weights, or "
-            f"save the whole model. {_NATIVE_HINT}"
+            f"{path} holds weights only, without the architecture they belong to. {_PAIR_HINT} "
+            f"{_NATIVE_HINT}"
         )
     if "layers" in file or "_layer_checkpoint_dependencies" in file:
         return (
-            f"{path} holds Keras 3 weights only (`save_weights`), without an architecture. Pass "
-            "the name of the keras.applications model as the backbone and this file as its "
-            f"weights, or save the whole model. {_NATIVE_HINT}"
+            f"{path} holds Keras 3 weights only (`save_weights`), without an architecture. "
+            f"{_PAIR_HINT} {_NATIVE_HINT}"
         )
     return f"{path} is an HDF5 file without a Keras model in it. {_NATIVE_HINT}"
 
