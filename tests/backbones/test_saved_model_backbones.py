@@ -95,6 +95,28 @@ def test_an_image_model_needs_its_range_and_keeps_its_size(tmp_path):
         backbone.reinitialized(0)
 
 
+def test_arguments_that_do_not_go_together_are_refused(tmp_path, graph):
+    assembly = Assembly(load_backbone(graph, features="y"), 2)
+    assembly.model.save(tmp_path / "tuned.keras")
+    with pytest.raises(BackboneError, match="whose outputs were chosen then"):
+        load_backbone(tmp_path / "tuned.keras", features="sum")
+    with pytest.raises(BackboneError, match="endpoint= choose what is used of a SavedModel"):
+        load_backbone(tmp_path / "tuned.keras", endpoint="serving_default")
+    with pytest.raises(BackboneError, match="brings its own weights"):
+        load_backbone(graph, features="y", weights=tmp_path / "other.h5")
+
+
+def test_an_image_model_of_any_size_is_opened_at_the_size_asked_for(tmp_path):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2)(image)
+    keras.Model(image, x).export(tmp_path / "model", verbose=False)
+    backbone = load_backbone(tmp_path / "model", input_range=(0, 1), image_size=(32, 16))
+    assert backbone.image_size == (32, 16)
+    assert backbone.model.output_shape == (None, 15, 7, 4)
+    assert "opened for images of 32x16" in backbone.provenance.notes
+    assert load_backbone(tmp_path / "model", input_range=(0, 1)).image_size == (224, 224)
+
+
 def test_describe_tells_what_it_is(tmp_path):
     save_blocks(tmp_path / "model")
     facts = describe(load_backbone(tmp_path / "model", input_range=(0, 1)))

@@ -70,6 +70,19 @@ def test_operations_that_do_more_than_compute_are_refused_by_name(tmp_path, name
         read_saved_model(path)
 
 
+def test_a_restorer_that_writes_is_refused(tmp_path):
+    save_tensorflow_1(tmp_path / "model")
+    file = tmp_path / "model" / "saved_model.pb"
+    saved = SavedModel.FromString(file.read_bytes())
+    (graph,) = saved.meta_graphs
+    (restorer,) = (n for n in graph.graph_def.node if n.name == graph.saver_def.restore_op_name)
+    (saver,) = (node for node in graph.graph_def.node if node.op == "SaveV2")
+    restorer.input.append(f"^{saver.name}")
+    file.write_bytes(saved.SerializeToString())
+    with pytest.raises(UnsafeModelError, match="SaveV2 while it is restored"):
+        read_saved_model(tmp_path / "model")
+
+
 def test_several_operations_are_all_named(tmp_path):
     path = save_function(tmp_path / "model", lambda x: _print_to_file(HOSTILE["ReadFile"](x)))
     with pytest.raises(UnsafeModelError, match="ReadFile, PrintV2 to file"):

@@ -41,9 +41,9 @@ class Backbone:
     """A pretrained feature extractor.
 
     Attributes:
-        model: functional model of fresh stock layers. An image input is in the backbone's own
-            pixel range. Its output, or each of them, is a map `[b, h, w, c]`, tokens `[b, t, c]`
-            or a vector `[b, c]`.
+        model: functional model of fresh stock layers, or around a SavedModel as one layer. An
+            image input is in the backbone's own pixel range. Its output, or each of them, is a map
+            `[b, h, w, c]`, tokens `[b, t, c]` or a vector `[b, c]`.
         input_scaling: takes photos of 0..255 to that range; None where it takes no image.
         groups: "stem", "stage_1", …; every layer of `model` is in exactly one.
         provenance: where it comes from.

@@ -1,7 +1,7 @@
 """Open a folder as a Keras model: a SavedModel, a run of tfinetune, or a KerasHub preset."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,14 @@ class OpenedFolder:
 
 
 def open_folder(
-    path: str | Path,
-    *,
-    tags: str | Iterable[str] | None = None,
-    endpoint: str | None = None,
-    features: Sequence[str] = (),
-    image_size: tuple[int, int] | None = None,
-    custom_objects: Mapping[str, Any] | None = None,
+    path: str | Path, *, custom_objects: Mapping[str, Any] | None = None, **saved_model: Any
 ) -> OpenedFolder | None:
     """Open the model in the folder `path`; None if it is no folder, or of no known kind.
 
     Args:
         path: of a run, a SavedModel, a folder of its numbered versions, or a KerasHub preset.
-        tags: of the graph of a SavedModel, where there are several.
-        endpoint: of a SavedModel: the function or signature to call.
-        features: of a SavedModel: the outputs to use, where there are several.
-        image_size: (height, width) where a SavedModel takes images of any size.
         custom_objects: name -> class that the model may use beside Keras's own.
+        **saved_model: other arguments of `open_saved_model`.
 
     Raises:
         RunError: if the run is not finished, or was changed.
@@ -63,19 +54,12 @@ def open_folder(
             ("fine-tuned by tfinetune",),
         )
     if is_preset_folder(path):
-        model, notes = open_preset(str(path))
-        return OpenedFolder(model, "hub", "KerasHub", _digest(path), warnings=notes)
+        model, warnings = open_preset(str(path))
+        return OpenedFolder(model, "hub", "KerasHub", _digest(path), warnings=warnings)
     folder = find_saved_model(path)
     if folder is None:
         return None
-    opened = open_saved_model(
-        folder,
-        tags=tags,
-        endpoint=endpoint,
-        features=features,
-        image_size=image_size,
-        custom_objects=custom_objects,
-    )
+    opened = open_saved_model(folder, custom_objects=custom_objects, **saved_model)
     return OpenedFolder(
         opened.model, "saved_model", opened.era, _digest(folder), opened.notes, opened.warnings
     )

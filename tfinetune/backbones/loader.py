@@ -114,6 +114,11 @@ def load_backbone(
         opened = _open(
             source, weights=given, size=size, custom_objects=custom_objects, saved_model=saved_model
         )
+    if (tags or endpoint) and opened.kind != "saved_model":
+        raise BackboneError(
+            f"tags= and endpoint= choose what is used of a SavedModel; {opened.source} is none. "
+            "Leave them out."
+        )
     backbone = _adapt(opened, size=size, input_range=input_range, features=named)
     backbone = backbone.up_to(group) if group else backbone
     return backbone.reinitialized(seed) if scratch else backbone
@@ -167,13 +172,16 @@ def _open(
     if name is not None and not os.path.isfile(source):
         return _open_application(name, weights, size)
     if is_preset_name(str(source)):
+        _refuse_weights(source, weights)
         model, warnings = open_preset(str(source))
         return _Opened(model, str(source), "hub", "KerasHub", warnings=warnings)
     looks_like_a_name = Path(source).name == str(source) and not Path(source).suffix
     if looks_like_a_name and not os.path.exists(source):
         raise unknown_source(str(source))
-    folder = open_folder(source, image_size=size, custom_objects=custom_objects, **saved_model)
+    any_size = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+    folder = open_folder(source, image_size=any_size, custom_objects=custom_objects, **saved_model)
     if folder is not None:
+        _refuse_weights(source, weights)
         opened = _Opened(source=str(source), **vars(folder))
     elif Path(source).suffix in ARCHITECTURE_SUFFIXES:
         opened = _open_architecture(source, weights, custom_objects)
@@ -239,12 +247,7 @@ def _open_file(
     source: str | Path, weights: _Weights, custom_objects: Mapping[str, Any] | None
 ) -> _Opened:
     file = read_model_file(source)
-    if weights.path is not None:
-        raise BackboneError(
-            f"weights={str(weights.path)!r} goes with an architecture; {source} brings its own "
-            "weights. Leave it out, or pass weights='none' to start the same architecture from "
-            "scratch."
-        )
+    _refuse_weights(source, weights)
     return _Opened(
         load_keras(file, custom_objects=custom_objects),
         str(source),
@@ -252,6 +255,15 @@ def _open_file(
         f"Keras {file.keras_version}",
         sha256=sha256_file(file.path),
     )
+
+
+def _refuse_weights(source: str | Path, weights: _Weights) -> None:
+    if weights.path is not None:
+        raise BackboneError(
+            f"weights={str(weights.path)!r} goes with an architecture; {source} brings its own "
+            "weights. Leave it out, or pass weights='none' to start the same architecture from "
+            "scratch."
+        )
 
 
 def _adapt(
@@ -273,6 +285,11 @@ def _adapt(
         notes.append(f"in-model augmentation was left out: {', '.join(augmentation)}")
     own_size = _own_size(opened.model, size, notes) if is_image else None
     if saved_model_layers(opened.model):
+        if features and opened.kind != "saved_model":
+            raise BackboneError(
+                f"{opened.source} was built on a SavedModel, whose outputs were chosen then. "
+                "Leave features= out, or open the SavedModel itself again."
+            )
         model = without_head(opened.model)
     else:
         model = _cut(opened.model, own_size, features, notes)

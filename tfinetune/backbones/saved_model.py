@@ -85,6 +85,8 @@ def open_saved_model(
             notes.append(f"stays one layer, since native layers cannot be had: {error}")
     with damage_explained(saved.path):
         layer, model = _as_layer(saved, endpoint, features, image_size)
+    if tuple(image_size or ()) in [tensor.shape[1:3] for tensor in layer.endpoint.inputs]:
+        notes.append(f"opened for images of {image_size[0]}x{image_size[1]}")
     outputs = ", ".join(output.name for output in layer.endpoint.outputs)
     notes.append(f"called at its endpoint {layer.endpoint.name}, output {outputs}")
     warnings = [NEEDS_TFINETUNE]
@@ -193,9 +195,6 @@ def _sized(tensor: Tensor, image_size: tuple[int, int] | None, *, source: str) -
             "another endpoint with endpoint=, or save the model with an input of [None, …]."
         )
     if image_size is not None and len(shape) == 4:
-        shape = (
-            None,
-            *(own or side for own, side in zip(shape[1:3], image_size, strict=True)),
-            shape[3],
-        )
+        height, width = image_size
+        shape = (None, shape[1] or height, shape[2] or width, shape[3])
     return replace(tensor, shape=shape)

@@ -142,19 +142,10 @@ class SavedModelLayer(keras.layers.Layer):
         if training:
             for index in range(self.endpoint.regularization_losses):
                 self.add_loss(self._loaded.regularization_losses[index]())
-        by_name = inputs if isinstance(inputs, dict) else {self.endpoint.inputs[0].name: inputs}
-        tensors = {
-            tensor.name: _cast(by_name[tensor.name], tensor.dtype)
-            for tensor in self.endpoint.inputs
-        }
-        if self.endpoint.is_signature:
-            outputs = self._loaded.signatures[self.endpoint.name](**tensors)
-        else:
-            learns = bool(training) and all(scope.trainable for scope in self.scopes)
-            switch = {"training": learns} if self.endpoint.knows_training else {}
-            outputs = getattr(self._loaded, self.endpoint.name)(*tensors.values(), **switch)
-        by_name = named(outputs)
-        return _alone([by_name[output.name] for output in self.endpoint.outputs])
+        given = inputs if isinstance(inputs, dict) else {self.endpoint.inputs[0].name: inputs}
+        tensors = {t.name: _cast(given[t.name], t.dtype) for t in self.endpoint.inputs}
+        answer = named(self._answer(tensors, training=bool(training)))
+        return _alone([answer[output.name] for output in self.endpoint.outputs])
 
     def compute_output_spec(self, inputs: Any, training: bool | None = False) -> Any:
         """Return the shape and type of the outputs, having asked the SavedModel if need be."""
@@ -185,6 +176,15 @@ class SavedModelLayer(keras.layers.Layer):
     def load_assets(self, path: str) -> None:
         """Check and load the SavedModel in the folder `path`; weights were loaded before."""
         self.attach(prepare(read_saved_model(Path(path))), keep_weights=True)
+
+    def _answer(self, tensors: dict[str, Any], *, training: bool) -> Any:
+        if self.endpoint.is_signature:
+            return self._loaded.signatures[self.endpoint.name](**tensors)
+        function = getattr(self._loaded, self.endpoint.name)
+        if not self.endpoint.knows_training:
+            return function(*tensors.values())
+        learns = training and all(scope.trainable for scope in self.scopes)
+        return function(*tensors.values(), training=learns)
 
     def _measured_outputs(self) -> tuple[Tensor, ...]:
         """Return the outputs with the shapes that inputs of zeros give, or as declared.

@@ -27,6 +27,7 @@ GRAPH_FILE = "saved_model.pb"
 MAX_GRAPH_BYTES = 256 * 2**20
 MAX_CONFIG_BYTES = 64 * 2**20
 MAX_FILES = 10_000
+MAX_EMBEDDED = 16
 # Counters and what else is declared but not stored.
 SLACK_BYTES = 16 * 2**20
 VARIABLE_OPERATIONS = ("VarHandleOp", "VariableV2", "Variable")
@@ -86,7 +87,9 @@ def find_saved_model(path: str | Path) -> Path | None:
     return max(versions, key=lambda folder: int(folder.name), default=None)
 
 
-def read_saved_model(path: str | Path, *, tags: Iterable[str] | None = None) -> SavedModelFolder:
+def read_saved_model(
+    path: str | Path, *, tags: str | Iterable[str] | None = None
+) -> SavedModelFolder:
     """Check the SavedModel in the folder `path` and read the graph to use.
 
     Args:
@@ -144,12 +147,16 @@ def check_embedded(archive_path: Path) -> None:
     """
     with zipfile.ZipFile(archive_path) as archive:
         names = archive.namelist()
-        for name in names:
-            folder, _, file = name.rpartition("/")
-            if file == GRAPH_FILE:
-                with tempfile.TemporaryDirectory() as unpacked:
-                    archive.extractall(unpacked, [n for n in names if n.startswith(f"{folder}/")])
-                    read_saved_model(Path(unpacked, folder))
+        folders = [n.removesuffix(f"/{GRAPH_FILE}") for n in names if n.endswith(f"/{GRAPH_FILE}")]
+        if len(folders) > MAX_EMBEDDED:
+            raise UnsafeModelError(
+                f"{archive_path} holds {len(folders)} SavedModels (at most {MAX_EMBEDDED} are "
+                "allowed); it was refused."
+            )
+        for folder in folders:
+            with tempfile.TemporaryDirectory() as unpacked:
+                archive.extractall(unpacked, [n for n in names if n.startswith(f"{folder}/")])
+                read_saved_model(Path(unpacked, folder))
 
 
 def read_bounded(file: Path, max_bytes: int) -> bytes:
@@ -177,7 +184,7 @@ def _parse(file: Path) -> SavedModel:
     return saved
 
 
-def _choose(saved: SavedModel, tags: Iterable[str] | None, path: Path) -> MetaGraphDef:
+def _choose(saved: SavedModel, tags: str | Iterable[str] | None, path: Path) -> MetaGraphDef:
     by_tags = {frozenset(graph.meta_info_def.tags): graph for graph in saved.meta_graphs}
     if tags is not None:
         wanted = frozenset([tags] if isinstance(tags, str) else tags)

@@ -23,12 +23,14 @@ _FORBIDDEN = re.compile(
     | DistributedSave | FileSystemSetConfiguration
     | GenerateVocabRemapping | LoadAndRemapMatrix | InitializeTRTResource
     | (Eager)?PyFunc(Stateless)? | LoadLibrary | RemoteCall | Rpc\w+ | Abort   # code, processes
+    | Copy(Host)?                                              # attach debug operations
     | Debug(Identity|Gradient|NanCount|NumericSummary)\w*      # sends tensors to URLs
     | \w*Summary(File|Db)?Writer\w* | (Write\w*Summary) | ImportEvent
     """,
     re.VERBOSE,
 )
 _CHECKPOINT = re.compile(r"(Save|Restore)(V2|Slices?)?|MergeV2Checkpoints")
+_WRITES_CHECKPOINT = re.compile(r"Save(V2|Slices)?|MergeV2Checkpoints")
 _TEXT_FILE_TABLE = re.compile(r"InitializeTableFromTextFile(V2)?")
 _CACHE = re.compile(r"CacheDataset(V2)?")
 _PROTOBUF = re.compile(r"(De|En)codeProto(V2)?")
@@ -63,13 +65,16 @@ def forbidden_operations(meta_graph: MetaGraphDef) -> list[str]:
         ):
             found[f"{node.op} from {_text(node, 'descriptor_source')}"] = None
     calls = _Calls(meta_graph)
-    for name, node in calls.reachable_nodes():
+    for name, node in calls.running():
         if _CHECKPOINT.fullmatch(node.op):
             found[f"{node.op} outside the saver"] = None
         elif _TEXT_FILE_TABLE.fullmatch(node.op) and not calls.is_asset(name, node.input[1]):
             found[f"{node.op} from outside the assets"] = None
         elif _CACHE.fullmatch(node.op) and not calls.is_constant(name, node.input[1], b""):
             found[f"{node.op} to a file"] = None
+    for _, node in calls.restoring():
+        if _WRITES_CHECKPOINT.fullmatch(node.op):
+            found[f"{node.op} while it is restored"] = None
     return list(found)
 
 
@@ -100,10 +105,19 @@ class _Calls:
                     self._callers.setdefault(callee, []).append((caller, node))
         self._assets = {_producer(asset.tensor_info.name) for asset in assets_of(meta_graph)}
 
-    def reachable_nodes(self) -> Iterator[tuple[str, NodeDef]]:
-        """Yield `(function, node)` of all that runs, the saver apart."""
-        pending = [("", name) for name in self._graph_roots()]
-        pending += [(name, "") for name in self._exported_functions()]
+    def running(self) -> Iterator[tuple[str, NodeDef]]:
+        """Yield `(function, node)` of all that runs when the model is made ready or called."""
+        exported = self._meta_graph.object_graph_def.concrete_functions
+        return self._reached(
+            [*(("", name) for name in self._graph_roots()), *((name, "") for name in exported)]
+        )
+
+    def restoring(self) -> Iterator[tuple[str, NodeDef]]:
+        """Yield `(function, node)` of all that runs when TensorFlow 1 restores the variables."""
+        return self._reached([("", self._meta_graph.saver_def.restore_op_name)])
+
+    def _reached(self, pending: list[tuple[str, str]]) -> Iterator[tuple[str, NodeDef]]:
+        """Yield what `pending` computes from; a function without a node stands for all of it."""
         seen: set[tuple[str, str]] = set()
         while pending:
             function, name = item = pending.pop()
@@ -171,22 +185,6 @@ class _Calls:
             if name in self._meta_graph.collection_def:
                 for node in self._meta_graph.collection_def[name].node_list.value:
                     yield _producer(node)
-
-    def _exported_functions(self) -> set[str]:
-        graph = self._meta_graph.object_graph_def
-        savers = {
-            function
-            for node in graph.nodes
-            for saveable in node.saveable_objects.values()
-            for function in (saveable.save_function, saveable.restore_function)
-        }
-        of_savers = {
-            name
-            for index in savers
-            if 0 <= index < len(graph.nodes)
-            for name in graph.nodes[index].function.concrete_functions
-        }
-        return set(graph.concrete_functions) - of_savers
 
 
 def _called(node: NodeDef) -> Iterator[str]:
