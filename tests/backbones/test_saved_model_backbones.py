@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from fixtures import matrix
 from saved_models import SIZE, save_blocks, save_keras_export, save_tensorflow_1
 
 from tfinetune.adaptation import resolve
@@ -16,7 +17,7 @@ from tfinetune.backbones.saved_model import PROVEN, open_saved_model
 from tfinetune.backbones.saved_model_layer import saved_model_layers
 from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
 
-ARCHIVE = Path(__file__).parents[1] / "fixtures" / "legacy_saved_models.tar.xz"
+ARCHIVE = matrix.HERE / "legacy_saved_models.tar.xz"
 with tarfile.open(ARCHIVE) as archive:
     CASES = sorted({Path(name).parts[0] for name in archive.getnames() if name.endswith(".pb")})
 
@@ -37,11 +38,9 @@ def test_keras_2_saved_models_become_native_layers_of_equal_outputs(legacy_saved
     with np.load(legacy_saved_models / case / "example.npz") as arrays:
         inputs = [arrays[name] for name in sorted(arrays) if name.startswith("input")]
         expected = [arrays[name] for name in sorted(arrays) if name.startswith("output")]
-    structure = getattr(opened.model, "_functional", opened.model).input
-    outputs = keras.tree.flatten(opened.model(keras.tree.pack_sequence_as(structure, inputs)))
-    tolerance = 2e-3 if case == "mixed_precision" else 1e-5
-    for one, other in zip(expected, outputs, strict=True):
-        assert np.abs(one - np.asarray(other)).max() <= tolerance * np.abs(one).max()
+    tolerance = matrix.TOLERANCES.get(case, matrix.TOLERANCE)
+    for pair in zip(matrix.outputs(opened.model, inputs), expected, strict=True):
+        assert matrix.relative_difference(*pair) <= tolerance
 
 
 def test_a_keras_2_saved_model_can_be_used_as_it_is(legacy_saved_models):

@@ -22,6 +22,7 @@ from tfinetune.backbones import Backbone, load_backbone
 from tfinetune.backbones.saved_model_layer import saved_model_layers
 from tfinetune.errors import BackboneError, UnsafeModelError
 from tfinetune.export import export_checked, sample_photos
+from tfinetune.training.precision import computing_in
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (16, SIZE, SIZE, 3)).astype("float32")
 LABELS = np.arange(16) % 2
@@ -119,6 +120,12 @@ def test_mixed_precision_trains_it_in_its_own(blocks):
     assert "block_2/conv/kernel" in moved
     assert np.isfinite(history.history["loss"]).all()
     assert saved_model_layers(assembly.model)[0].compute_dtype == "float32"
+
+
+def test_training_in_16_bits_leaves_it_exact(backbone):
+    expected = backbone.model(IMAGES)
+    with computing_in("mixed_bfloat16", backbone.model):
+        np.testing.assert_array_equal(backbone.model(IMAGES), expected)
 
 
 LOAD = """

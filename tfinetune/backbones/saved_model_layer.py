@@ -84,7 +84,8 @@ class SavedModelLayer(keras.layers.Layer):
     def __init__(
         self, *, endpoint: Endpoint | dict[str, Any], frozen: Sequence[str] = (), **arguments: Any
     ) -> None:
-        super().__init__(**{**arguments, "dtype": "float32"})
+        # It casts to what the graph takes itself: 16 bits on the way there would only lose some.
+        super().__init__(**{**arguments, "dtype": "float32", "autocast": False})
         self.endpoint = (
             endpoint if isinstance(endpoint, Endpoint) else Endpoint.from_config(endpoint)
         )
