@@ -57,11 +57,12 @@ def _accuracy(
     arguments: argparse.Namespace, source: str, seed: int, *, weights: str
 ) -> tuple[tuple[int, int], float]:
     import tfinetune as ft
+    from tfinetune.training import FeatureCache
 
     backbone = ft.load_backbone(source, weights=weights, image_size=arguments.image_size, seed=seed)
     splits = _splits(arguments.data, backbone.image_size, seed)
     backbone = ft.choose_depth(backbone, splits.train, seed=seed)
-    tuner = ft.FineTuner(backbone, splits.spec, seed=seed)
+    tuner = ft.FineTuner(backbone, splits.spec, seed=seed, cache=FeatureCache())
     tuner.fit(splits, ft.strategies.LinearProbe())
     return backbone.image_size, tuner.evaluate(splits.test)["accuracy"]
 

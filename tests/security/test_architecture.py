@@ -18,7 +18,8 @@ def test_an_architecture_of_keras_3_takes_its_weights(small_model, tmp_path, wei
     (tmp_path / "model.json").write_text(small_model.to_json())
     small_model.save(tmp_path / "whole.h5")
     small_model.save_weights(tmp_path / "only.weights.h5")
-    model = load_architecture(tmp_path / "model.json", weights=tmp_path / weights)
+    model, match = load_architecture(tmp_path / "model.json", weights=tmp_path / weights)
+    assert match.describe().startswith("all 8 weights")
     np.testing.assert_array_equal(model(IMAGES), small_model(IMAGES))
 
 

@@ -194,13 +194,18 @@ def _open(
 
 
 def _open_model(model: keras.Model, weights: _Weights) -> _Opened:
-    era = f"Keras {keras.__version__}"
+    opened = _Opened(model, model.name, "object", f"Keras {keras.__version__}")
     if weights.path is None:
-        return _Opened(model, model.name, "object", era)
+        return opened
+    _check_graph(opened)
     model = keras.models.clone_model(model)  # The caller's own keeps its weights.
     match = load_weights(model, weights.path, partial=weights.partial)
-    note = f"{match.describe()}, from {weights.path}"
-    return _Opened(model, model.name, "object", era, sha256_file(Path(weights.path)), (note,))
+    return replace(
+        opened,
+        model=model,
+        sha256=sha256_file(Path(weights.path)),
+        notes=(f"{match.describe()}, from {weights.path}",),
+    )
 
 
 def _built(build: Callable[[], keras.Model]) -> keras.Model:
@@ -231,15 +236,16 @@ def _open_architecture(
             f"{source} holds an architecture without weights. Pass the file that its weights were "
             "saved to (weights=PATH, --weights PATH), or weights='none' for random ones."
         )
-    model = load_architecture(source, weights=weights.path, custom_objects=custom_objects)
-    note = f"all {len(model.weights)} weights, from {weights.path}" if weights.path else None
+    model, match = load_architecture(
+        source, weights=weights.path, partial=weights.partial, custom_objects=custom_objects
+    )
     return _Opened(
         model,
         str(source),
         "architecture",
         f"Keras {read_architecture(source)[1]}",
         sha256=sha256_file(Path(weights.path or source)),
-        notes=(note,) if note else (),
+        notes=(f"{match.describe()}, from {weights.path}",) if match else (),
     )
 
 

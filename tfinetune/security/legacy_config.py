@@ -137,7 +137,9 @@ class _Translator:
         return translated
 
     def _plain(self, layer: Config) -> Config:
-        name, config = translate_layer(layer["class_name"], layer["config"])
+        name, config = layer["class_name"], layer["config"]
+        if self.legacy:
+            name, config = translate_layer(name, config)
         new = _plain(name, {key: self._value(value) for key, value in config.items()})
         if self.legacy:
             for key in _ACTIVATIONS:
@@ -157,7 +159,7 @@ class _Translator:
         if value.get("class_name") in ("Policy", "PolicyV1") and "config" in value:
             return value["config"]["name"]
         if "class_name" in value and isinstance(inner := value.get("config"), dict):
-            if value["class_name"] in _MODELS or "name" in inner:
+            if value["class_name"] in _MODELS or "trainable" in inner:
                 return self.model(value)
             kept = {key: self._value(item) for key, item in inner.items()}
             kept.pop("dtype", None)  # Initializers carried one.
@@ -177,10 +179,19 @@ def _unwrap_single(ends: Any) -> Any:
 # --- names and calls ----------------------------------------------------------------------------
 
 
+def _layers(layer: Config) -> list[Config]:
+    """Return the layers inside a model or a wrapper, not copied."""
+    config = layer["config"]
+    if isinstance(config, list):
+        return config
+    if isinstance(wrapped := config.get("layer"), dict):
+        return [wrapped]
+    return config.get("layers", [])
+
+
 def _rename_slashes(layer: Config) -> None:
     """Replace `/` in the names of layers, which Keras 3 does not allow, in place."""
-    config = layer["config"]
-    layers = config if isinstance(config, list) else config.get("layers", ())
+    config, layers = layer["config"], _layers(layer)
     for item in layers:
         _rename_slashes(item)
     holders = [*layers, *(item["config"] for item in layers if isinstance(item["config"], dict))]
@@ -211,13 +222,9 @@ def _renumber_calls(layer: Config) -> None:
     dialects count from 0). Keras 3 counts from 0, except that a model's `output_layers` count the
     calls of a nested Functional from 1.
     """
-    config = layer["config"]
-    layers = config if isinstance(config, list) else config.get("layers", ())
+    config, layers = layer["config"], _layers(layer)
     for item in layers:
-        if item["class_name"] in _MODELS:
-            _renumber_calls(item)
-        elif isinstance(wrapped := item["config"].get("layer"), dict):
-            _renumber_calls({"class_name": "", "config": [wrapped]})
+        _renumber_calls(item)
     if layer["class_name"] not in _FUNCTIONAL:
         return
     nested = {item["name"]: item["class_name"] for item in layers if item["class_name"] in _MODELS}

@@ -144,14 +144,19 @@ def load_architecture(
     path: str | Path,
     *,
     weights: str | Path | None = None,
+    partial: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
-) -> keras.Model:
+) -> tuple[keras.Model, Match | None]:
     """Build the model in a JSON or YAML file and fill it from a weights file.
 
     Args:
         path: of what `to_json()` or `to_yaml()` returned, in any version of Keras.
         weights: an `.h5` file with the weights of exactly this model. None leaves them random.
+        partial: as for `load_weights`.
         custom_objects: as for `load_keras`.
+
+    Returns:
+        The model, and what was matched, if anything.
 
     Raises:
         UnsafeModelError: as `load_keras`.
@@ -163,16 +168,19 @@ def load_architecture(
     config = translate(config, major_version=int(major) if major.isdecimal() else 1)
     custom |= _under_registered_names(config, custom)
     audit(config, path, custom)
-    elements = MAX_RANDOM_ELEMENTS if weights is None else check_weights_file(weights)
-    with _guarded(path, version, elements):
+    bounded = MAX_RANDOM_ELEMENTS if weights is None or partial else check_weights_file(weights)
+    with _guarded(path, version, bounded):
         model = _build(config, path, custom)
     check_activations(model, source=path)
-    if weights is not None and (unused := load_weights(model, weights).unused):
+    if weights is None:
+        return model, None
+    match = load_weights(model, weights, partial=partial)
+    if match.unused and not partial:
         raise BackboneError(
-            f"{weights} has weights for layers that {path} does not have: {', '.join(unused[:5])}. "
-            "They do not belong together."
+            f"{weights} has weights for layers that {path} does not have: "
+            f"{', '.join(match.unused[:5])}. They do not belong together."
         )
-    return model
+    return model, match
 
 
 def load_weights(model: keras.Model, path: str | Path, *, partial: bool = False) -> Match:
