@@ -71,7 +71,7 @@ def save_keras_export(path: Path) -> keras.Model:
 
 
 def save_tensorflow_1(path: Path, *, reference: bool = True, tags: tuple = ("serve",)) -> None:
-    """Write y = relu(x @ kernel + bias), as TensorFlow 1 did, with reference variables."""
+    """Write y = relu(x @ kernel + bias) with the graph that trained it, as TensorFlow 1 did."""
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, [None, 4], name="x")
@@ -79,6 +79,8 @@ def save_tensorflow_1(path: Path, *, reference: bool = True, tags: tuple = ("ser
             kernel = v1.get_variable("kernel", [4, 3], initializer=v1.ones_initializer())
             bias = v1.get_variable("bias", initializer=tf.constant([0.0, 1.0, -20.0]))
         y = tf.nn.relu(x @ kernel + bias)
+        v1.train.AdamOptimizer().minimize(tf.reduce_mean(y))
+        v1.report_uninitialized_variables()
         session.run(v1.global_variables_initializer())
         signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y, "sum": x @ kernel})
         builder = v1.saved_model.Builder(str(path))

@@ -193,6 +193,22 @@ def test_tags_choose_the_graph(tmp_path):
         read_saved_model(tmp_path / "eval", tags="serve")
 
 
+def test_the_serving_graph_is_taken_of_several(edit):
+    path = edit(lambda graph: None)
+    file = path / "saved_model.pb"
+    saved = SavedModel.FromString(file.read_bytes())
+    train = saved.meta_graphs.add()
+    train.CopyFrom(saved.meta_graphs[0])
+    train.meta_info_def.tags[:] = ["train"]
+    file.write_bytes(saved.SerializeToString())
+    for tags, taken in ((None, "serve"), ("train", "train")):
+        assert [*read_saved_model(path, tags=tags).meta_graph.meta_info_def.tags] == [taken]
+    saved.meta_graphs[0].meta_info_def.tags[:] = ["eval"]
+    file.write_bytes(saved.SerializeToString())
+    with pytest.raises(BackboneError, match=r"\['eval'\], \['train'\]; none was named. Pass tags="):
+        read_saved_model(path)
+
+
 def test_the_highest_version_is_found(tmp_path):
     for version in ("1", "9", "10", "latest"):
         (tmp_path / version).mkdir()
