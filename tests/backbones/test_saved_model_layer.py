@@ -210,7 +210,7 @@ def test_a_keras_export_and_a_tensorflow_1_graph_train_too(tmp_path):
     graph = load_backbone(tmp_path / "graph", features="y")
     np.testing.assert_array_equal(graph.model(np.ones((1, 4), "float32")), [[4, 5, 0]])
     (layer,) = saved_model_layers(graph.model)
-    assert [weight.path for weight in layer.trainable_weights] == [
+    assert [weight.path for weight in layer.weights] == [
         "saved_model/dense/kernel",
         "saved_model/dense/bias",
     ]

@@ -68,7 +68,7 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
 
 def _named(runs: list[list[keras.Layer]]) -> tuple[LayerGroup, ...]:
     names = ["stem", *(f"stage_{i}" for i in range(1, len(runs)))]
-    return tuple(LayerGroup(name, tuple(run)) for name, run in zip(names, runs, strict=False))
+    return tuple(LayerGroup(name, tuple(run)) for name, run in zip(names, runs, strict=True))
 
 
 def _runs_of_scopes(scopes: Iterable[VariableScope]) -> list[list[VariableScope]]:
@@ -83,7 +83,7 @@ def _runs_of_scopes(scopes: Iterable[VariableScope]) -> list[list[VariableScope]
         name = _BLOCK.match(scope.path).group()
         if runs[-1] and has_kernel(scope) and name != block:
             runs.append([])
-        block = name if has_kernel(scope) or block is None else block
+        block = name if has_kernel(scope) else block
         runs[-1].append(scope)
     return runs
 

@@ -3,13 +3,14 @@
 Read from the stored description, before anything is loaded.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework.function_pb2 import FunctionDef
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, TensorInfo
-from tensorflow.core.protobuf.saved_object_graph_pb2 import SavedConcreteFunction, SavedObjectGraph
+from tensorflow.core.protobuf.saved_object_graph_pb2 import SavedObjectGraph
 from tensorflow.python.saved_model.nested_structure_coder import decode_proto
 
 from tfinetune.errors import BackboneError
@@ -78,7 +79,8 @@ class Endpoint:
 
         def described(kind: type, items: list[dict[str, Any]]) -> tuple:
             return tuple(
-                kind(**{**item, "shape": item["shape"] and tuple(item["shape"])}) for item in items
+                kind(**{**item, "shape": None if item["shape"] is None else tuple(item["shape"])})
+                for item in items
             )
 
         return cls(
@@ -100,7 +102,7 @@ def find_endpoints(meta_graph: MetaGraphDef) -> dict[str, Endpoint]:
     children = _children(graph, 0)
     losses = len(_children(graph, children.get("regularization_losses", -1)))
     found = [
-        _function(name, index, graph)
+        _function(name, index, meta_graph)
         for name, index in children.items()
         if graph.nodes[index].HasField("function") and not name.startswith("_default")
     ]
@@ -159,12 +161,11 @@ def _children(graph: SavedObjectGraph, index: int) -> dict[str, int]:
     return {child.local_name: child.node_id for child in graph.nodes[index].children}
 
 
-def _function(name: str, index: int, graph: SavedObjectGraph) -> Endpoint | None:
+def _function(name: str, index: int, meta_graph: MetaGraphDef) -> Endpoint | None:
     """Describe a function of one tensor, which may also be told whether it trains."""
-    stored = [
-        graph.concrete_functions[function]
-        for function in graph.nodes[index].function.concrete_functions
-    ]
+    graph = meta_graph.object_graph_def
+    names = graph.nodes[index].function.concrete_functions
+    stored = [graph.concrete_functions[function] for function in names]
     calls = [decode_proto(function.canonicalized_input_signature) for function in stored]
     if not calls or not all(_takes_one_tensor(call) for call in calls):
         return None
@@ -178,7 +179,7 @@ def _function(name: str, index: int, graph: SavedObjectGraph) -> Endpoint | None
         is_signature=False,
         inputs=(Tensor.of(tensor.name or "inputs", tensor),),
         outputs=tuple(Tensor.of(key, spec) for key, spec in sorted(outputs.items())),
-        variables=tuple(_variables(stored, graph)),
+        variables=tuple(_variables(names, meta_graph)),
         knows_training=flags == {True, False},
     )
 
@@ -197,7 +198,7 @@ def _signature(name: str, index: int, meta_graph: MetaGraphDef) -> Endpoint:
         is_signature=True,
         inputs=_tensors(definition.inputs),
         outputs=_tensors(definition.outputs),
-        variables=tuple(_variables([graph.concrete_functions[stored]], graph)),
+        variables=tuple(_variables([stored], meta_graph)),
     )
 
 
@@ -215,16 +216,38 @@ def _tensors(described: Mapping[str, TensorInfo]) -> tuple[Tensor, ...]:
     )
 
 
-def _variables(
-    functions: list[SavedConcreteFunction], graph: SavedObjectGraph
-) -> Iterator[StoredVariable]:
-    # Functions capture a variable when they first read it.
-    for index in dict.fromkeys(i for function in functions for i in function.bound_inputs):
-        if graph.nodes[index].HasField("variable"):
-            variable = graph.nodes[index].variable
-            yield StoredVariable(
-                variable.name,
-                tuple(dimension.size for dimension in variable.shape.dim),
-                tf.dtypes.as_dtype(variable.dtype).name,
-                variable.trainable,
-            )
+def _variables(names: Iterable[str], meta_graph: MetaGraphDef) -> Iterator[StoredVariable]:
+    """Yield the variables that functions read, in the order in which they first do."""
+    graph = meta_graph.object_graph_def
+    library = {f.signature.name: f for f in meta_graph.graph_def.library.function}
+    read: dict[int, None] = {}
+    for name in names:
+        bound = graph.concrete_functions[name].bound_inputs
+        # What a function captured follows its arguments.
+        first = len(library[name].signature.input_arg) - len(bound)
+        for position, index in enumerate(bound, start=first):
+            if graph.nodes[index].HasField("variable") and _uses(library, name, position):
+                read[index] = None
+    for variable in (graph.nodes[index].variable for index in read):
+        yield StoredVariable(
+            variable.name,
+            tuple(dimension.size for dimension in variable.shape.dim),
+            tf.dtypes.as_dtype(variable.dtype).name,
+            variable.trainable,
+        )
+
+
+def _uses(library: Mapping[str, FunctionDef], name: str, position: int) -> bool:
+    """Return whether a function does more with an argument than hand it to others that do not.
+
+    TensorFlow 1 graphs are written so that every function captures every variable.
+    """
+    argument = library[name].signature.input_arg[position].name
+    for node in library[name].node_def:
+        for place, tensor in enumerate(node.input):
+            if tensor.partition(":")[0] == argument and (
+                not node.op.endswith("PartitionedCall")
+                or _uses(library, node.attr["f"].func.name, place)
+            ):
+                return True
+    return False
