@@ -121,6 +121,22 @@ def test_functions_outside_keras_layers_are_refused(edit_keras, module, name):
         load_keras(edit_keras(inject))
 
 
+@pytest.mark.parametrize("kind", ["StringLookup", "IntegerLookup", "TextVectorization"])
+def test_a_lookup_without_its_vocabulary_is_refused(tmp_path, kind):
+    """A `.h5` file does not hold what the layer was adapted to."""
+    layer = getattr(keras.layers, kind)(name="words")
+    layer.adapt([1, 2] if kind == "IntegerLookup" else ["one", "two"])
+    dtype = "int64" if kind == "IntegerLookup" else "string"
+    words = keras.Input((1,), dtype=dtype)
+    keras.Model(words, layer(words)).save(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1]["config"]["vocabulary"] = None
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(BackboneError, match="no vocabulary for words"):
+        load_keras(tmp_path / "model.h5")
+
+
 def test_vocabulary_path_is_refused(edit_keras):
     def inject(config):
         config["config"]["layers"][1].update(

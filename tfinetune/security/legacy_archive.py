@@ -8,7 +8,7 @@ old config, so the groups are looked up through it.
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from tfinetune.errors import BackboneError
 from tfinetune.security.legacy_weights import assign
 
 Config = dict[str, Any]
+
+_OLD_CONTAINER = "_layer_checkpoint_dependencies"  # `layers` in Keras 2.12 and 2.13.
 
 
 def load_archived_weights(
@@ -68,12 +70,12 @@ class _Reader:
         if (assets := self._assets / path).is_dir() and hasattr(layer, "load_assets"):
             layer.load_assets(str(assets))
         if isinstance(layer, keras.Model) and config is not None:
-            children = _layers(layer, config, f"{path}/layers".lstrip("/"))
+            children = _layers(layer, config, group)
         else:
-            children = _attributes(layer, group, path, config)
-        for child, where, its_config in children:
-            if where in self._file:
-                self.load(child, where, its_config)
+            children = _attributes(layer, group, config)
+        for child, inside, its_config in children:
+            if inside in group:
+                self.load(child, f"{path}/{inside}".lstrip("/"), its_config)
 
     def _load_own(self, layer: keras.Layer, values: dict[str, np.ndarray]) -> None:
         if isinstance(layer, keras.layers.RNN):  # A CuDNN layer, which had no cell.
@@ -89,39 +91,40 @@ class _Reader:
 
 
 def _layers(
-    model: keras.Model, config: Config, path: str
+    model: keras.Model, config: Config, group: h5py.Group
 ) -> Iterator[tuple[keras.Layer, str, Config]]:
-    """Yield the layers of a model with their groups."""
-    items = config["config"]["layers"]
+    """Yield the layers of a model with their groups, relative to the model's."""
+    container = "layers" if "layers" in group else _OLD_CONTAINER
     layers = {layer.name: layer for layer in model.layers}
-    for item, group in zip(items, _groups(item["class_name"] for item in items), strict=True):
-        name = item["config"].get("name", item.get("name")).replace("/", "_")
-        if name in layers:
-            yield layers[name], f"{path}/{group}", item
+    seen: Counter[str] = Counter()
+    for item in config["config"]["layers"]:
+        base = _snake_case(item["class_name"])
+        layer = layers.get(item["config"].get("name", item.get("name")).replace("/", "_"))
+        if layer is not None:
+            yield layer, f"{container}/{_numbered(base, seen[base])}", item
+        # Keras 2.12 and 2.13 listed a layer that has weights twice.
+        twice = container == _OLD_CONTAINER and layer is not None and layer.weights
+        seen[base] += 2 if twice else 1
 
 
 def _attributes(
-    layer: keras.Layer, group: h5py.Group, path: str, config: Config | None
+    layer: keras.Layer, group: h5py.Group, config: Config | None
 ) -> Iterator[tuple[keras.Layer, str, Config | None]]:
     """Yield the layers that are attributes of a layer, alone or in a list, with their groups."""
     for name in group:
         value = getattr(layer, name, None) if name != "vars" else None
         if isinstance(value, keras.Layer):
-            yield value, f"{path}/{name}", config["config"].get(name) if config else None
+            yield value, name, config["config"].get(name) if config else None
         elif isinstance(value, list):
-            groups = _groups(type(child).__name__ for child in value)
-            for child, its_group in zip(value, groups, strict=True):
-                yield child, f"{path}/{name}/{its_group}", None
+            seen: Counter[str] = Counter()
+            for child in value:
+                base = _snake_case(type(child).__name__)
+                yield child, f"{name}/{_numbered(base, seen[base])}", None
+                seen[base] += 1
 
 
-def _groups(class_names: Iterable[str]) -> list[str]:
-    """Return the names of the groups of layers of these classes, in order."""
-    seen: Counter[str] = Counter()
-    groups = []
-    for base in map(_snake_case, class_names):
-        groups.append(f"{base}_{seen[base]}" if seen[base] else base)
-        seen[base] += 1
-    return groups
+def _numbered(base: str, count: int) -> str:
+    return f"{base}_{count}" if count else base
 
 
 def _snake_case(class_name: str) -> str:

@@ -5,7 +5,7 @@ frozen when the file was written. The names in the file decide between the possi
 a beta never lands in a gamma of the same shape.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -133,8 +133,8 @@ def _complete_pairs(
     if len(head) < len(layers):
         raise BackboneError(
             f"The weights file stores {len(stored)} layers; {model} has {len(layers)} with "
-            "weights. It belongs to another architecture. With partial=True (or --partial-weights) "
-            "the layers of equal name are filled."
+            "weights. It belongs to another architecture. To fill only the layers of equal name, "
+            "pass partial_weights=True to load_backbone."
         )
     if set(names) & set(stored[len(layers) :]):
         other = next(name for name in head if name not in names)
@@ -150,7 +150,7 @@ def _weights_group(file: h5py.File) -> h5py.Group:
     return file.get("model_weights", file)
 
 
-def _is_theano(group: h5py.Group, pairs) -> bool:
+def _is_theano(group: h5py.Group, pairs: Iterable[tuple[keras.Layer, list[Stored]]]) -> bool:
     """Whether convolution kernels are mirrored.
 
     Keras 2 says so. Keras 1 does not, but it kept Theano's kernels as [out, in, height, width];

@@ -108,6 +108,7 @@ def load_keras(
             model = _build(config, file.path, custom)
             _load_weights_of(file, model)
     check_activations(model, source=file.path)
+    _check_vocabularies(model, file.path)
     return model
 
 
@@ -237,6 +238,25 @@ def check_activations(model: keras.Model, *, source: str | Path) -> None:
                         f"{source}: the layer {operation.name!r} makes {size:,} numbers per image "
                         f"(at most {MAX_ACTIVATION_ELEMENTS:,} are allowed); it was refused."
                     )
+
+
+def _check_vocabularies(model: keras.Model, path: str | Path) -> None:
+    """Refuse lookup layers without a vocabulary, which fail only when they are called.
+
+    Raises:
+        BackboneError: naming them. Some formats never stored what a layer was adapted to.
+    """
+    kinds = (keras.layers.StringLookup, keras.layers.IntegerLookup, keras.layers.TextVectorization)
+    empty = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, kinds) and not layer.get_vocabulary(include_special_tokens=False)
+    ]
+    if empty:
+        raise BackboneError(
+            f"{path} holds no vocabulary for {', '.join(empty)}, which cannot work without. Save "
+            "the model again as `.keras`, or build the layer with vocabulary=[…] and save it then."
+        )
 
 
 @contextlib.contextmanager
