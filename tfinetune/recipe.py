@@ -29,6 +29,7 @@ class Recipe(BaseModel):
         features: what to build on: `auto` compares the depths of the backbone on the training
             photos, a group (`stage_3`) ends it there, a layer's name takes that layer's output;
             None takes all but the top.
+        endpoint: function or signature to call of a SavedModel; None takes the usual one.
         input_range: what pixel values 0 and 255 become for the backbone, or a convention of
             keras.applications (`tf`, `unit`, `raw`, `torch`, `caffe`); None detects it.
         aspect: how a photo gets to the image size: `crop`, `pad` or `stretch`.
@@ -55,6 +56,7 @@ class Recipe(BaseModel):
     weights: str = "imagenet"
     image_size: tuple[Side, Side] | None = None
     features: str | None = None
+    endpoint: str | None = None
     input_range: tuple[float, float] | Preset | None = None
     aspect: Literal["crop", "pad", "stretch"] = "stretch"
     validation: Fraction = 0.15

@@ -58,8 +58,9 @@ def test_missing_file_says_what_is_allowed(tmp_path):
 @pytest.mark.parametrize(
     ("inside", "reason"),
     [
-        ("saved_model.pb", r"SavedModel folder.*model\.save\('model\.keras'\)"),
-        ("model.savedmodel/saved_model.pb", "holds a SavedModel folder"),
+        ("saved_model.pb", "is a SavedModel folder.*load_backbone"),
+        ("saved_model.pbtxt", "is a SavedModel written as text"),
+        ("model.savedmodel/saved_model.pb", r"holds a SavedModel: pass .*model\.savedmodel as"),
         ("model.json", "TensorFlow.js model folder"),
         ("weights.h5", "It holds weights.h5: pass one of these"),
         ("readme.txt", "is a folder, not a model file"),

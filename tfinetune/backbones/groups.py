@@ -8,6 +8,7 @@ counted along the longest path from the inputs, so parallel towers share their n
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ import keras
 
 from tfinetune.backbones.blocks import Block, blocks
 from tfinetune.backbones.graph import has_kernel, ordered_nodes
+from tfinetune.backbones.saved_model_layer import VariableScope, saved_model_layers
+
+_BLOCK = re.compile(r"\D*\d*")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class LayerGroup:
         return sum(layer.count_params() for layer in self.layers)
 
 
+def is_batch_norm(layer: keras.Layer) -> bool:
+    """Return whether a layer keeps moving statistics of what it normalizes."""
+    if isinstance(layer, VariableScope):
+        return layer.is_batch_norm
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
 def is_group_name(name: str) -> bool:
     """Return whether a name is that of a group, in whatever model."""
     return re.fullmatch(r"stem|stage_[1-9][0-9]*", name) is not None
@@ -38,9 +49,13 @@ def is_group_name(name: str) -> bool:
 def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
     """Return groups "stem", "stage_1", …, "stage_n"; each layer of `model` is in exactly one.
 
+    A SavedModel inside is in them scope by scope.
+
     Args:
         model: functional, with any number of inputs and outputs.
     """
+    if saved_models := saved_model_layers(model):
+        return _named(_runs_of_scopes([s for layer in saved_models for s in layer.scopes]))
     levels = _levels(model)
     by_level: dict[int, list[keras.Layer]] = {}
     for layer in _ordered_layers(model):
@@ -52,8 +67,29 @@ def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
             merged[-1].extend(layers)
         else:
             merged.append(layers)
-    names = ["stem", *(f"stage_{i}" for i in range(1, len(merged)))]
-    return tuple(LayerGroup(name, tuple(group)) for name, group in zip(names, merged, strict=True))
+    return _named(merged)
+
+
+def _named(runs: list[list[keras.Layer]]) -> tuple[LayerGroup, ...]:
+    names = ["stem", *(f"stage_{i}" for i in range(1, len(runs)))]
+    return tuple(LayerGroup(name, tuple(run)) for name, run in zip(names, runs, strict=True))
+
+
+def _runs_of_scopes(scopes: Iterable[VariableScope]) -> list[list[VariableScope]]:
+    """Split scopes where a new block begins: at each with a kernel whose name says another.
+
+    `block_3_expand` and `block_3/conv` are of the block `block_3`; names without a number are
+    blocks of their own.
+    """
+    runs: list[list[VariableScope]] = [[]]
+    block = None
+    for scope in scopes:
+        name = _BLOCK.match(scope.path).group()
+        if runs[-1] and has_kernel(scope) and name != block:
+            runs.append([])
+        block = name if has_kernel(scope) else block
+        runs[-1].append(scope)
+    return runs
 
 
 def _ordered_layers(model: keras.Model) -> list[keras.Layer]:

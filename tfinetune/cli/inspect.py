@@ -14,13 +14,19 @@ _SHOWN_BELOW = ("groups", "inputs", "input_shape", "notes", "warnings")
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A .h5 or .keras file, or a keras.applications name.")
+        str, typer.Argument(help="A file or folder of a model, or a keras.applications name.")
     ],
     weights: Annotated[
         str, typer.Option(help="imagenet, none (random) or a weights file.")
     ] = "imagenet",
     input_range: Annotated[
         str | None, typer.Option(help="LO,HI or a convention, where it cannot be detected.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Layer to end with, or output of a SavedModel.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Function or signature to call of a SavedModel.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Rebuild it at this size.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -32,7 +38,12 @@ def command(
         from tfinetune.backbones.describe import describe
 
         backbone = load_backbone(
-            model, weights=weights, image_size=image_size, input_range=given_range
+            model,
+            weights=weights,
+            image_size=image_size,
+            input_range=given_range,
+            features=features,
+            endpoint=endpoint,
         )
         facts = describe(backbone)
         if as_json:
@@ -67,6 +78,8 @@ def _show(facts: dict[str, Any]) -> None:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "unknown"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):

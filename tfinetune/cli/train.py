@@ -49,6 +49,9 @@ def command(
             "or a layer [all but the top]."
         ),
     ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Function or signature to call of a SavedModel.")
+    ] = None,
     aspect: Annotated[str | None, typer.Option(help="stretch (default), crop or pad.")] = None,
     input_range: Annotated[
         str | None,
@@ -108,6 +111,7 @@ def command(
         "weights": weights and _absolute(weights),
         "image_size": image_size,
         "features": features,
+        "endpoint": endpoint,
         "input_range": input_range and parse_range(input_range),
         "aspect": aspect,
         "validation": validation,

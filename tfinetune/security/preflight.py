@@ -86,18 +86,13 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 
 def _describe_folder(path: Path) -> str:
-    if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
-        return (
-            f"{path} is a SavedModel folder, which cannot be used as a backbone yet. In the "
-            "program that made the model, save it as one file: `model.save('model.keras')`."
-        )
+    if (path / "saved_model.pbtxt").exists():
+        return f"{path} is a SavedModel written as text. Save it again in the usual binary form."
+    if (path / "saved_model.pb").exists():
+        return f"{path} is a SavedModel folder, not a model file. `load_backbone` opens it."
     nested = next(iter(sorted(path.glob("*/saved_model.pb"))), None)
     if nested is not None:
-        return (
-            f"{path} holds a SavedModel folder ({nested.parent.name}), which cannot be used as a "
-            "backbone yet. In the program that made the model, save it as one file: "
-            "`model.save('model.keras')`."
-        )
+        return f"{path} holds a SavedModel: pass {nested.parent} as the backbone."
     if (path / "model.json").exists():
         return (
             f"{path} is a TensorFlow.js model folder, which Keras cannot open. Export it again as "
