@@ -98,7 +98,7 @@ CONFIG: dict[str, tuple[Callable[[list], Any], str]] = {
             class_name="STFTSpectrogram",
             config={"fft_length": 2**26, "frame_length": 2**25, "frame_step": 4},
         ),
-        "fft_length=67,108,864",
+        "(fft_length=67,108,864|frame_length=33,554,432)",
     ),
     "vocabulary file": (
         lambda layers: layers[1].update(
