@@ -56,6 +56,10 @@ class StorageError(TfinetuneError, OSError):
     """A file could not be written completely; nothing half-written was left."""
 
 
+class DamagedError(StorageError):
+    """A stored file is not what was written; it was removed."""
+
+
 class ParityError(TfinetuneError, RuntimeError):
     """An exported model predicts differently from the Keras model it came from."""
 

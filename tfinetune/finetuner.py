@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from tfinetune.adaptation import PlanRow, resolve, trainable_plan
 from tfinetune.adaptation.rules import BatchNormPolicy, Plan, Rules, groups_of
+from tfinetune.array_store import ArrayStore
 from tfinetune.assembly import Assembly
 from tfinetune.backbones import Backbone, load_backbone
 from tfinetune.data import DataSpec, Split, Splits, decode_files
@@ -20,7 +21,16 @@ from tfinetune.export import ParityRow, export_checked, sample_photos
 from tfinetune.inference import constant_function, predict
 from tfinetune.reporting import Reporter
 from tfinetune.storage import atomic_path
-from tfinetune.training import Checkpoint, Outcome, Phase, class_weights, run_phases
+from tfinetune.training import (
+    Checkpoint,
+    FeatureCache,
+    FrozenWork,
+    Outcome,
+    Phase,
+    Segment,
+    class_weights,
+    run_phases,
+)
 from tfinetune.training.strategies import LPFT, Strategy
 
 
@@ -39,6 +49,8 @@ class FineTuner:
         input_range: what pixel values 0 and 255 become for the backbone; None detects it.
         dropout: rate before the last layer, in [0, 1).
         seed: of the head, dropout, order and augmentation.
+        cache: where outputs of frozen layers are kept; give several tuners the same one to share
+            them. None takes 2 GiB of memory and up to 10 GiB in `~/.cache/tfinetune`.
         reporter: shows progress; None is silent.
 
     Attributes:
@@ -65,6 +77,7 @@ class FineTuner:
         input_range: tuple[float, float] | str | None = None,
         dropout: float = 0.2,
         seed: int = 0,
+        cache: FeatureCache | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         if not isinstance(backbone, Backbone):
@@ -79,6 +92,7 @@ class FineTuner:
         self.spec = spec
         self.seed = seed
         self.reporter = reporter or Reporter()
+        self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
         self.assembly = Assembly(backbone, spec.num_classes, dropout=dropout, seed=seed)
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
@@ -122,6 +136,17 @@ class FineTuner:
     def phases(self, strategy: Strategy) -> list[Phase]:
         """List the phases of a strategy for this backbone and data set."""
         return strategy.phases(self.groups, self.spec)
+
+    def frozen_work(self, splits: Splits, phases: Sequence[Phase], *, augment: str) -> FrozenWork:
+        """Return what each phase need not do again, for looking at before training."""
+        return FrozenWork(
+            self.assembly,
+            splits,
+            phases,
+            augment=augment,
+            seed=self.seed,
+            room=self.cache.room,
+        )
 
     def fit(
         self,
@@ -177,6 +202,7 @@ class FineTuner:
                 seed=self.seed,
                 class_weights=self.class_weights,
                 checkpoint=Checkpoint(checkpoint) if checkpoint else None,
+                cache=self.cache,
                 reporter=self.reporter,
                 on_epoch=on_epoch,
             )
@@ -217,6 +243,12 @@ class FineTuner:
 
     def logits(self, split: Split) -> np.ndarray:
         """Return logits `[n, classes]` in the split's own order, without the temperature."""
+        backbone = [Segment(self.assembly.features_model)]
+        if self.cache.holds(backbone, split):
+            head = keras.Model(
+                self.assembly.features_model.output, self.assembly.logits_model.output
+            )
+            return constant_function(head)(*self.cache.features(backbone, split)).numpy()
         function = constant_function(self.assembly.logits_model)
         with self.reporter.bar(f"predicting {split.name}") as advance:
             batches = split.dataset(64, epoch=0)

@@ -4,7 +4,8 @@ Constants let the graph optimizer fuse convolution, batch normalization and acti
 `model.predict` cannot since its variables may change.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -14,31 +15,56 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from tfinetune.reporting import Advance
 
-ConstantFunction = Callable[[Any], tf.Tensor]
+ConstantFunction = Callable[[Any], Any]
+
+_NOISE_ATTRIBUTES = ("rate", "stddev", "dropout", "recurrent_dropout")
+
+
+def noise(layer: keras.Layer) -> dict[str, float]:
+    """Return how much a layer drops or disturbs while training, by attribute."""
+    if not layer._seed_generators:
+        return {}
+    amounts = {name: getattr(layer, name, None) for name in _NOISE_ATTRIBUTES}
+    return {name: amount for name, amount in amounts.items() if isinstance(amount, float | int)}
+
+
+@contextlib.contextmanager
+def silenced(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Switch off dropout and noise of layers in whatever is traced within."""
+    before = [(layer, noise(layer)) for layer in layers]
+    for layer, amounts in before:
+        for name in amounts:
+            setattr(layer, name, 0.0)
+    try:
+        yield
+    finally:
+        for layer, amounts in before:
+            for name, amount in amounts.items():
+                setattr(layer, name, amount)
 
 
 def constant_function(model: keras.Model) -> ConstantFunction:
-    """Freeze a model of one output as it is now.
+    """Freeze a functional model as it is now.
 
     Args:
-        model: any model; later changes of its weights do not reach the returned function.
+        model: any number of inputs and outputs; later changes of its weights do not reach the
+            returned function.
 
     Returns:
-        A function from a batch (a tensor, or a dict of them by input name) to the model's output in
-        inference mode.
+        A function from a batch, nested as `model.input`, to the model's output in inference mode:
+        a tensor, or a list where the model has several outputs.
     """
-    specs = keras.tree.map_structure(
-        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), model.input
-    )
+    inputs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), model.input)
     function = tf.function(lambda batch: model(batch, training=False))
-    concrete = function.get_concrete_function(specs)
-    # In the order of the graph's own arguments, which a dict need not have.
-    dtypes = keras.tree.map_structure(lambda spec: spec.dtype, specs)
-    frozen = convert_variables_to_constants_v2(concrete)
+    # A recurrent layer draws its dropout masks, and counts that, in inference mode too.
+    with silenced(model._flatten_layers()):
+        frozen = convert_variables_to_constants_v2(function.get_concrete_function(inputs))
+    dtypes = [spec.dtype for spec in tf.nest.flatten(inputs)]
 
-    def run(batch: Any) -> tf.Tensor:
-        cast = tf.nest.map_structure(tf.cast, batch, dtypes)
-        return frozen(*tf.nest.flatten(cast))[0]
+    def run(batch: Any) -> Any:
+        tensors = map(tf.cast, tf.nest.flatten(batch), dtypes)
+        outputs = frozen(*tensors)
+        return outputs[0] if len(outputs) == 1 else outputs
 
     return run
 
@@ -49,8 +75,8 @@ def predict(
     """Run `function` over batches and join the outputs.
 
     Args:
-        function: what `constant_function` returned.
-        batches: batches of inputs, or (inputs, labels) as a split's dataset gives them.
+        function: what `constant_function` returned, of a model with one output.
+        batches: image batches, or (images, labels) as a split's dataset gives them.
         total: number of examples; the last batch may be short.
         advance: told (examples done, total).
 
@@ -60,8 +86,8 @@ def predict(
     outputs: list[np.ndarray] = []
     done = 0
     for batch in batches:
-        inputs = batch[0] if isinstance(batch, tuple) else batch
-        output = function(inputs).numpy()
+        images = batch[0] if isinstance(batch, tuple) else batch
+        output = function(images).numpy()
         outputs.append(output)
         done += len(output)
         if advance is not None:

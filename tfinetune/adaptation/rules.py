@@ -10,6 +10,7 @@
 import contextlib
 import difflib
 import fnmatch
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import keras
 
 from tfinetune.assembly import Assembly
 from tfinetune.errors import TrainablePlanError, UnknownLayerError
+from tfinetune.inference import noise, silenced
 
 Rules = str | Sequence[str]
 BatchNormPolicy = Literal["frozen", "adapt"]
@@ -75,24 +77,35 @@ class Plan:
                 "that overrides `trainable`; leave it out of the rule."
             )
 
+    def is_frozen(self, operation: keras.Operation) -> bool:
+        """Whether an operation maps equal inputs to equal outputs all through training.
+
+        It trains nothing, its BatchNorms keep their statistics, and it draws nothing at random once
+        `frozen_layers_deterministic` is entered. A nested model is frozen if all it holds is.
+        """
+        if not isinstance(operation, keras.Layer):
+            return True
+        return not any(
+            (self.trains(layer) and layer.variables)
+            or (layer._seed_generators and not (id(layer) in self._silenced and noise(layer)))
+            for layer in _with_sublayers(operation)
+        )
+
     @contextlib.contextmanager
     def frozen_layers_deterministic(self) -> Iterator[None]:
-        """Switch off dropout of frozen layers, so that they do the same whether cached or not."""
-        silenced = [
-            (layer, layer.rate)
+        """Switch off dropout and noise of frozen layers: they do the same whether cached or not."""
+        with silenced(self._silenced.values()):
+            yield
+
+    @functools.cached_property
+    def _silenced(self) -> dict[int, keras.Layer]:
+        return {
+            id(leaf): leaf
             for layers in groups_of(self.assembly).values()
             for layer in layers
             if id(layer) not in self.trainable
-            and getattr(layer, "seed_generator", None)
-            and isinstance(getattr(layer, "rate", None), float)
-        ]
-        for layer, _ in silenced:
-            layer.rate = 0.0
-        try:
-            yield
-        finally:
-            for layer, rate in silenced:
-                layer.rate = rate
+            for leaf in _with_sublayers(layer)
+        }
 
 
 def groups_of(assembly: Assembly) -> dict[str, tuple[keras.Layer, ...]]:

@@ -71,6 +71,8 @@ def show_plan(plan: dict[str, Any]) -> None:
             f"{rate:.2g}" if rate else "",
         )
     results().print(table)
+    for sentence in plan["frozen_work"]:
+        results().print(sentence, soft_wrap=True)
     for name, seconds in plan["estimated_seconds"].items():
         results().print(f"{name}: about {seconds:.0f} s")
 

@@ -160,6 +160,7 @@ class Split:
         epochs: int = 1,
         shuffle: bool = False,
         augment: str | Policy = "none",
+        views: int | None = None,
         seed: int = 0,
         start: int = 0,
     ) -> tf.data.Dataset:
@@ -176,6 +177,8 @@ class Split:
                 `fit(dataset, steps_per_epoch=split.steps(batch_size), epochs=epochs)`.
             shuffle: whether to draw a new order in each epoch.
             augment: a name in `POLICIES`, or a policy; for photos only.
+            views: how many views of each example the epochs cycle through; None draws a new one in
+                every epoch.
             seed: any integer.
             start: batches to leave out at the beginning, at no cost: where to resume.
 
@@ -211,16 +214,17 @@ class Split:
             # Two streams of one seed: the order must not tell the views.
             order_seed, view_seed = (2 * tf.constant(seed, tf.int64) + i for i in range(2))
             order = _order(len(self), seed=order_seed, epoch=epoch, shuffle=shuffle)
-            views = tf.zeros([len(self), 0])
+            drawn = tf.zeros([len(self), 0])
             if not is_plain:
-                views = draw_parameters(len(self), policy, seed=view_seed, epoch=epoch)
-            examples = (order, tf.gather(views, order))
+                number = epoch if views is None else epoch % views
+                drawn = draw_parameters(len(self), policy, seed=view_seed, epoch=number)
+            examples = (order, tf.fill([len(self)], epoch), tf.gather(drawn, order))
             return tf.data.Dataset.from_tensor_slices(examples).batch(batch_size)
 
         @tf.autograph.experimental.do_not_convert
-        def finish(values, indices, views):
+        def finish(values, indices, epochs, drawn):
             if not is_plain:
-                values = augment_batch(values, views)
+                values = augment_batch(values, drawn)
             elif is_photo:
                 values = tf.cast(values, tf.float32)
             return values, tf.gather(labels, indices)

@@ -54,6 +54,10 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        """Book time under a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
 
 class Checkpoint:
     """Save and load a `TrainingState` as one `.npz`, replaced atomically after every epoch."""

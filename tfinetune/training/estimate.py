@@ -1,45 +1,47 @@
 """How long phases will take, measured on a few real batches before anything is trained."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from tfinetune.assembly import Assembly
-from tfinetune.data import Split
 from tfinetune.inference import constant_function
-from tfinetune.training.feature_cache import cached_views
-from tfinetune.training.phase import Phase
+from tfinetune.training.feature_cache import probe_views
+from tfinetune.training.frozen_work import FrozenWork
 from tfinetune.training.runner import compile_for
 
 
-def estimate_seconds(
-    assembly: Assembly, train: Split, *, phases: Sequence[Phase], batch_size: int, augment: str
-) -> dict[str, float]:
+def estimate_seconds(work: FrozenWork, *, batch_size: int) -> dict[str, float]:
     """Measure a forward pass or a training step for each phase and multiply.
 
     Args:
-        assembly: its weights are put back afterwards.
-        train: the training split.
-        phases: what a strategy lists.
+        work: the phases, and what each of them runs once. The weights are put back afterwards.
         batch_size: photos a step.
-        augment: the policy, which says how many views a probe takes.
 
     Returns:
         Seconds by phase name, without reading photos, validation, the convex solver and export.
     """
-    images, labels = next(iter(train.dataset(batch_size, epoch=0)))
+    assembly, train = work.assembly, work.splits.train
+    inputs, labels = next(iter(train.dataset(batch_size, epoch=0)))
     before = assembly.get_weights()
     seconds = {}
-    for phase in phases:
+    for index, phase in enumerate(work.phases):
+        seconds[phase.name] = 0.0
+        model, batch, passes = assembly.logits_model, inputs, 0
         if phase.solver == "logistic":
-            function = constant_function(assembly.features_model)
-            views = cached_views(phase.policy(augment))
-            once = _time(lambda: function(images))  # noqa: B023 (called at once)
-            seconds[phase.name] = once / len(images) * len(train) * len(views)
-        else:
+            prefix, passes = assembly.features_model, len(probe_views(phase.policy(work.augment)))
+        elif cut := work.cuts[index]:
+            prefix, passes = work.graph.segment(None, cut), work.views(index) or 1
+            model = work.graph.segment(cut, None)
+        if passes:
+            function = constant_function(prefix)
+            batch = function(inputs)
+            once = _time(lambda: function(inputs)) / len(labels)  # noqa: B023 (called at once)
+            seconds[phase.name] += once * len(train) * passes
+        if phase.solver == "sgd":
             steps = train.steps(batch_size) * phase.epochs
-            compile_for(phase, assembly, steps=steps)
-            model = assembly.logits_model
-            seconds[phase.name] = steps * _time(lambda: model.train_on_batch(images, labels))  # noqa: B023
+            compile_for(phase, assembly, model=model, steps=steps)
+            batch = tuple(batch) if isinstance(batch, list) else batch
+            once = _time(lambda: model.train_on_batch(batch, labels))  # noqa: B023
+            seconds[phase.name] += steps * once
     assembly.set_weights(before)
     return seconds
 

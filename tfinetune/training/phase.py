@@ -1,5 +1,6 @@
 """A phase: one stretch of training as plain data, listed by a strategy, executed by the runner."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -7,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tfinetune.adaptation import Plan, group_multipliers, resolve
 from tfinetune.assembly import Assembly
+
+ENOUGH_VIEWS = 20_000
+"""Training examples, each view counted, past which `auto` keeps no more than two views of each."""
 
 
 class Phase(BaseModel):
@@ -27,6 +31,9 @@ class Phase(BaseModel):
         batch_norm: `frozen` keeps pretrained statistics and scale, `adapt` trains them.
         augment: whether the run's augmentation policy applies; with `logistic`, whether mirrored
             views are cached where the policy mirrors.
+        views: how many augmented views of each example the epochs cycle through. `fresh` draws new
+            ones in every epoch; `auto` does so too, except where the layers before the first that
+            trains are worth running once (see `view_count`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +49,7 @@ class Phase(BaseModel):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     batch_norm: Literal["frozen", "adapt"] = "frozen"
     augment: bool = True
+    views: Annotated[int, Field(ge=1)] | Literal["auto", "fresh"] = "auto"
 
     def plan(self, assembly: Assembly) -> Plan:
         """Resolve which layers train on a model; `apply` the result to set the flags."""
@@ -50,6 +58,12 @@ class Phase(BaseModel):
     def policy(self, augment: str) -> str:
         """Return the augmentation policy that applies, given the run's."""
         return augment if self.augment else "none"
+
+    def view_count(self, examples: int) -> int:
+        """Return `views`; where it is `auto`, one for four epochs, and fewer of many examples."""
+        if isinstance(self.views, int):
+            return self.views
+        return max(2, min(math.ceil(self.epochs / 4), math.ceil(ENOUGH_VIEWS / examples)))
 
     def rates(self, groups: Sequence[str]) -> dict[str, float]:
         """Return the peak learning rate of each group, input to head; none for a convex solver."""

@@ -17,10 +17,11 @@ from sklearn.metrics import accuracy_score, log_loss
 from tfinetune.adaptation import AdamW, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Splits
-from tfinetune.errors import TrainingError
+from tfinetune.errors import StorageError, TrainingError
 from tfinetune.reporting import Advance, Reporter
-from tfinetune.training.checkpoint import Arrays, Candidate, Checkpoint, TrainingState
-from tfinetune.training.feature_cache import FeatureCache, cached_views
+from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
+from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
+from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
 from tfinetune.training.phase import Phase
 
@@ -45,7 +46,10 @@ class Outcome:
 
 @dataclass
 class Runner:
-    """Runs phases on one assembly and one data set; `run_phases` is the usual way in."""
+    """Runs phases on one assembly and one data set; `run_phases` is the usual way in.
+
+    Without `cache` every layer runs in every step, frozen ones too.
+    """
 
     assembly: Assembly
     splits: Splits
@@ -54,6 +58,7 @@ class Runner:
     seed: int = 0
     class_weights: dict[int, float] | None = None
     checkpoint: Checkpoint | None = None
+    cache: FeatureCache | None = None
     reporter: Reporter = field(default_factory=Reporter)
     on_epoch: Callable[[list[dict]], None] = lambda history: None
 
@@ -63,24 +68,38 @@ class Runner:
         state = (self.checkpoint.load() if self.checkpoint else None) or TrainingState()
         if state.weights:
             self.assembly.set_weights(state.weights)
+        work = FrozenWork(
+            self.assembly,
+            self.splits,
+            phases,
+            augment=self.augment,
+            seed=self.seed,
+            room=self.cache.room if self.cache else 0,
+        )
         for index in range(state.phase, len(phases)):
             phase = phases[index]
-            solve = self._solve_logistic if phase.solver == "logistic" else self._train
-            candidate = solve(phase, state, first_epoch=_epochs_before(phases, index))
+            if phase.solver == "logistic":
+                candidate = self._solve_logistic(phase, state)
+            else:
+                first_epoch = _epochs_before(phases, index)
+                candidate = self._train(phase, state, work, first_epoch=first_epoch)
             state.candidates.append(candidate)
+            state.weights = candidate.weights
             state.phase, state.epoch, state.best, state.optimizer = index + 1, 0, None, []
             self._save(state)
         shipped = choose(state.candidates)
         self.assembly.set_weights(shipped.weights)
         return Outcome(shipped, state.candidates, state.history, state.seconds)
 
-    def _solve_logistic(self, phase: Phase, state: TrainingState, *, first_epoch: int) -> Candidate:
+    def _solve_logistic(self, phase: Phase, state: TrainingState) -> Candidate:
         started = time.monotonic()
         phase.plan(self.assembly).apply()
-        cache = FeatureCache(self.assembly, reporter=self.reporter)
+        cache = self.cache or FeatureCache(reporter=self.reporter)
+        backbone = [Segment(self.assembly.features_model)]
         train, validation = self.splits.train, self.splits.validation
+        views = probe_views(phase.policy(self.augment))
         kernel, bias, _ = fit_logistic_head(
-            [cache.features(train, view=view) for view in cached_views(phase.policy(self.augment))],
+            [cache.features(backbone, train, view)[0] for view in views],
             train.labels,
             class_weights=self.class_weights,
             seed=self.seed,
@@ -88,32 +107,35 @@ class Runner:
         self.assembly.logits_layer.set_weights([kernel, bias])
         accuracy = loss = None
         if validation is not None:
-            logits = cache.features(validation) @ kernel + bias
+            logits = cache.features(backbone, validation)[0] @ kernel + bias
             probabilities = ops.convert_to_numpy(ops.softmax(logits))
             labels = np.arange(validation.num_classes)
             accuracy = float(accuracy_score(validation.labels, probabilities.argmax(1)))
             loss = float(log_loss(validation.labels, probabilities, labels=labels))
-        state.seconds[phase.name] = time.monotonic() - started
+        state.add_seconds(phase.name, time.monotonic() - started)
         return Candidate(phase.name, self.assembly.get_weights(), accuracy, loss)
 
-    def _train(self, phase: Phase, state: TrainingState, *, first_epoch: int) -> Candidate:
-        train, validation = self.splits.train, self.splits.validation
-        steps = train.steps(self.batch_size)
-        plan = compile_for(phase, self.assembly, steps=steps * phase.epochs)
-        model = self.assembly.logits_model
+    def _train(
+        self, phase: Phase, state: TrainingState, work: FrozenWork, *, first_epoch: int
+    ) -> Candidate:
+        stage = self._stage(phase, state, work)
+        steps = stage.train.steps(self.batch_size)
+        model = stage.model
+        plan = compile_for(phase, self.assembly, model=model, steps=steps * phase.epochs)
         if state.optimizer:
             for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
                 variable.assign(value)
         if state.epoch < phase.epochs:  # else it was killed between its end and the next phase
-            batches = train.dataset(
+            batches = stage.train.dataset(
                 self.batch_size,
                 epoch=first_epoch + state.epoch,
                 epochs=phase.epochs - state.epoch,
                 shuffle=True,
-                augment=phase.policy(self.augment),
+                augment=stage.augment,
+                views=stage.views,
                 seed=self.seed,
             )
-            held_out = validation and validation.dataset(self.batch_size, epoch=0)
+            held_out = stage.validation and stage.validation.dataset(self.batch_size, epoch=0)
             with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
                 model.fit(
                     batches,
@@ -130,12 +152,25 @@ class Runner:
         self.assembly.set_weights(best.weights)
         return best
 
+    def _stage(self, phase: Phase, state: TrainingState, work: FrozenWork) -> Stage:
+        index = work.phases.index(phase)
+        if self.cache is None or work.cuts[index] is None:
+            return work.plain(index)
+        self.reporter.say(work.describe(index))
+        started = time.monotonic()
+        try:
+            return work.stage(index, self.cache)
+        except StorageError as error:
+            self.reporter.say(f"{phase.name}: every layer runs in every step. {error}")
+            return work.plain(index)
+        finally:
+            state.add_seconds(phase.name, time.monotonic() - started)
+
     def _last_epoch(self, phase: Phase, state: TrainingState) -> Candidate:
         # Without validation nothing is selected: the last epoch is what the phase offers.
         return Candidate(phase.name, self.assembly.get_weights(), epoch=state.epoch)
 
     def _save(self, state: TrainingState) -> None:
-        state.weights = self.assembly.get_weights()
         if self.checkpoint is not None:
             self.checkpoint.save(state)
         self.on_epoch(state.history)
@@ -230,12 +265,12 @@ class _Recorder(keras.callbacks.Callback):
                 "seconds": round(seconds, 3),
             }
         )
-        state.seconds[phase.name] = state.seconds.get(phase.name, 0.0) + seconds
+        state.add_seconds(phase.name, seconds)
+        state.weights = runner.assembly.get_weights()
         finite = np.isfinite(logs["loss"])
         if "val_loss" in logs and finite:
-            weights: Arrays = runner.assembly.get_weights()
             candidate = Candidate(
-                phase.name, weights, logs["val_accuracy"], logs["val_loss"], epoch + 1
+                phase.name, state.weights, logs["val_accuracy"], logs["val_loss"], epoch + 1
             )
             if state.best is None or candidate.score > state.best.score:
                 state.best = candidate
@@ -258,12 +293,14 @@ def _seed_generators(assembly: Assembly, seed: int) -> None:
         variable.assign(np.array([seed, index + 1], dtype=variable.dtype))
 
 
-def compile_for(phase: Phase, assembly: Assembly, *, steps: int) -> Plan:
-    """Set the trainable flags of a phase and compile `assembly.logits_model` for it.
+def compile_for(phase: Phase, assembly: Assembly, *, model: keras.Model, steps: int) -> Plan:
+    """Set the trainable flags of a phase and compile the model that it fits.
 
     Args:
         phase: what trains and how.
-        assembly: compiled in place, its optimizer already built.
+        assembly: whose layers train.
+        model: `assembly.logits_model` or a suffix of it; compiled in place, its optimizer already
+            built, with the same variables for either.
         steps: of the whole phase.
 
     Returns:
@@ -271,12 +308,11 @@ def compile_for(phase: Phase, assembly: Assembly, *, steps: int) -> Plan:
     """
     plan = phase.plan(assembly)
     plan.apply()
-    model = assembly.logits_model
     model.compile(
         optimizer=build_optimizer(phase, assembly, steps=steps),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions
     )
-    model.optimizer.build(model.trainable_variables)
+    model.optimizer.build(assembly.logits_model.trainable_variables)
     return plan

@@ -32,13 +32,8 @@ def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
     with reporter or Reporter() as reporter:
         recipe, tuner, splits = prepare(recipe, reporter)
         phases = tuner.phases(strategy)
-        seconds = estimate_seconds(
-            tuner.assembly,
-            splits.train,
-            phases=phases,
-            batch_size=recipe.batch_size,
-            augment=recipe.augmentation,
-        )
+        work = tuner.frozen_work(splits, phases, augment=recipe.augmentation)
+        seconds = estimate_seconds(work, batch_size=recipe.batch_size)
     scaling = tuner.backbone.input_scaling
     return {
         "photos": sum(sum(counts.values()) for counts in splits.spec.counts.values()),
@@ -49,6 +44,7 @@ def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
         "input_range": scaling.describe(),
         "input_range_origin": scaling.origin,
         "plan": plan_rows(tuner, phases),
+        "frozen_work": list(filter(None, map(work.describe, range(len(phases))))),
         "estimated_seconds": seconds,
     }
 
