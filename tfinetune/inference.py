@@ -51,8 +51,8 @@ def constant_function(model: keras.Model) -> ConstantFunction:
             returned function.
 
     Returns:
-        A function from a batch, nested as `model.input`, to the model's output in inference mode:
-        a tensor, or a list where the model has several outputs.
+        A function from a batch (a tensor, or several nested as in `model.input`) to the model's
+        output in inference mode: a tensor, or a list where the model has several outputs.
     """
     inputs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), model.input)
     function = tf.function(lambda batch: model(batch, training=False))
@@ -76,7 +76,7 @@ def predict(
 
     Args:
         function: what `constant_function` returned, of a model with one output.
-        batches: image batches, or (images, labels) as a split's dataset gives them.
+        batches: batches of inputs, or (inputs, labels) as a split's dataset gives them.
         total: number of examples; the last batch may be short.
         advance: told (examples done, total).
 
@@ -86,8 +86,8 @@ def predict(
     outputs: list[np.ndarray] = []
     done = 0
     for batch in batches:
-        images = batch[0] if isinstance(batch, tuple) else batch
-        output = function(images).numpy()
+        inputs = batch[0] if isinstance(batch, tuple) else batch
+        output = function(inputs).numpy()
         outputs.append(output)
         done += len(output)
         if advance is not None:
