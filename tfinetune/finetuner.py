@@ -48,6 +48,8 @@ class FineTuner:
         weights: for a name or path, see `load_backbone`.
         input_range: what pixel values 0 and 255 become for the backbone; None detects it.
         dropout: rate before the last layer, in [0, 1).
+        head_units: outputs of a hidden layer before it; 0 for a linear head.
+        head_activation: of the hidden layer, a name that Keras knows.
         seed: of the head, dropout, order and augmentation.
         cache: where outputs of frozen layers are kept; give several tuners the same one to share
             them. None takes 2 GiB of memory and up to 10 GiB in `~/.cache/tfinetune`.
@@ -76,6 +78,8 @@ class FineTuner:
         weights: str = "imagenet",
         input_range: tuple[float, float] | str | None = None,
         dropout: float = 0.2,
+        head_units: int = 0,
+        head_activation: str = "relu",
         seed: int = 0,
         cache: FeatureCache | None = None,
         reporter: Reporter | None = None,
@@ -93,7 +97,14 @@ class FineTuner:
         self.seed = seed
         self.reporter = reporter or Reporter()
         self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
-        self.assembly = Assembly(backbone, spec.num_classes, dropout=dropout, seed=seed)
+        self.assembly = Assembly(
+            backbone,
+            spec.num_classes,
+            dropout=dropout,
+            head_units=head_units,
+            head_activation=head_activation,
+            seed=seed,
+        )
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
         self._plan: Plan = resolve("all", self.assembly)

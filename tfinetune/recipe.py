@@ -37,6 +37,8 @@ class Recipe(BaseModel):
         class_weights: `auto` weighs classes when the largest has over 3 times the smallest's
             photos; `always` or `never` decide it.
         dropout: rate before the last layer, in [0, 1).
+        head_units: outputs of a hidden layer before it; 0 for a linear head.
+        head_activation: of the hidden layer.
         batch_size: photos a training step.
         seed: of the split, the order, the augmentation and the initial weights.
         decoder_version: which decoder made the pixels.
@@ -57,6 +59,8 @@ class Recipe(BaseModel):
     augmentation: str = "light"
     class_weights: Literal["auto", "always", "never"] = "auto"
     dropout: Fraction = 0.2
+    head_units: Annotated[int, Field(ge=0, le=65536)] = 0
+    head_activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoder_version: int = 1

@@ -27,7 +27,7 @@ def command(
         bool, typer.Option("--dry-run", help="Show the plan and its time; train nothing.")
     ] = False,
     strategy: Annotated[
-        str | None, typer.Option(help="lpft (default), linear_probe or full.")
+        str | None, typer.Option(help="lpft (default), linear_probe, head or full.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning [10].")] = None,
     parameters: Annotated[
@@ -59,6 +59,13 @@ def command(
         str | None, typer.Option(help="auto (default: past 3:1), always or never.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Rate before the last layer [0.2].")] = None,
+    head_units: Annotated[
+        int | None,
+        typer.Option(help="Outputs of a hidden layer before the last one [0: no such layer]."),
+    ] = None,
+    head_activation: Annotated[
+        str | None, typer.Option(help="Of the hidden layer: relu (default), gelu, silu or tanh.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of split, order, augmentation and head [0].")
@@ -87,6 +94,8 @@ def command(
         "augmentation": augmentation,
         "class_weights": class_weights,
         "dropout": dropout,
+        "head_units": head_units,
+        "head_activation": head_activation,
         "batch_size": batch_size,
         "seed": seed,
     }

@@ -14,15 +14,16 @@ import numpy as np
 from keras import ops
 from sklearn.metrics import accuracy_score, log_loss
 
-from tfinetune.adaptation import AdamW, Plan
+from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Splits
-from tfinetune.errors import StorageError, TrainingError
+from tfinetune.errors import RecipeError, StorageError, TrainingError
 from tfinetune.reporting import Advance, Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
+from tfinetune.training.objectives import CROSS_ENTROPY, cross_entropy, metrics
 from tfinetune.training.phase import Phase
 
 
@@ -92,6 +93,11 @@ class Runner:
         return Outcome(shipped, state.candidates, state.history, state.seconds)
 
     def _solve_logistic(self, phase: Phase, state: TrainingState) -> Candidate:
+        if len(self.assembly.head_layers) > 1:
+            raise RecipeError(
+                f"The phase {phase.name} solves for a linear head; this one has a hidden layer. "
+                "Leave out --head-units, or choose --strategy head or full."
+            )
         started = time.monotonic()
         phase.plan(self.assembly).apply()
         cache = self.cache or FeatureCache(reporter=self.reporter)
@@ -207,8 +213,8 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     return max(measured, key=lambda candidate: candidate.score) if measured else usable[-1]
 
 
-def build_optimizer(phase: Phase, assembly: Assembly, *, steps: int) -> AdamW:
-    """Return AdamW with the phase's schedule and rates per group.
+def build_optimizer(phase: Phase, assembly: Assembly, *, steps: int) -> keras.Optimizer:
+    """Return the phase's optimizer with its schedule and rates per group.
 
     Args:
         phase: rates, decay, warm-up and clipping.
@@ -222,7 +228,7 @@ def build_optimizer(phase: Phase, assembly: Assembly, *, steps: int) -> AdamW:
         warmup_target=phase.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    return AdamW(
+    return OPTIMIZERS[phase.optimizer](
         schedule,
         layer_decay=phase.layer_decay,
         assembly=assembly,
@@ -249,6 +255,8 @@ class _Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
+        if f"val_{CROSS_ENTROPY}" in logs:
+            logs["val_loss"] = logs[f"val_{CROSS_ENTROPY}"]
         seconds, self._started = time.monotonic() - self._started, time.monotonic()
         state, phase, runner = self._state, self._phase, self._runner
         state.epoch = epoch + 1
@@ -310,8 +318,8 @@ def compile_for(phase: Phase, assembly: Assembly, *, model: keras.Model, steps: 
     plan.apply()
     model.compile(
         optimizer=build_optimizer(phase, assembly, steps=steps),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        loss=cross_entropy(phase.label_smoothing),
+        metrics=metrics(phase.label_smoothing),
         jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions
     )
     model.optimizer.build(assembly.logits_model.trainable_variables)

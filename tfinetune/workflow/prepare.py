@@ -1,6 +1,7 @@
 """What a recipe names, loaded: the backbone and the photos at its size."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -54,10 +55,14 @@ def prepare(
             seed=recipe.seed,
             progress=advance,
         )
-    tuner = FineTuner(
-        backbone, splits.spec, dropout=recipe.dropout, seed=recipe.seed, reporter=reporter
-    )
+    tuner = FineTuner(backbone, splits.spec, **head_options(recipe), reporter=reporter)
     return recipe, tuner, splits
+
+
+def head_options(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says of the head, as arguments of `FineTuner`."""
+    fields = ("dropout", "head_units", "head_activation", "seed")
+    return {name: getattr(recipe, name) for name in fields}
 
 
 def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tfinetune.errors import RecipeError
 from tfinetune.recipe import explain_validation
 from tfinetune.training.strategies.full import Full
+from tfinetune.training.strategies.head import Head
 from tfinetune.training.strategies.linear_probe import LinearProbe
 from tfinetune.training.strategies.lpft import LPFT
 from tfinetune.training.strategies.strategy import Strategy
@@ -18,10 +19,11 @@ from tfinetune.training.strategies.strategy import Strategy
 STRATEGIES: dict[str, type[Strategy]] = {
     "lpft": LPFT,
     "linear_probe": LinearProbe,
+    "head": Head,
     "full": Full,
 }
 
-__all__ = ["LPFT", "STRATEGIES", "Full", "LinearProbe", "Strategy", "build_strategy"]
+__all__ = ["LPFT", "STRATEGIES", "Full", "Head", "LinearProbe", "Strategy", "build_strategy"]
 
 
 def build_strategy(name: str, parameters: dict[str, Any]) -> Strategy:
