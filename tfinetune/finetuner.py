@@ -167,7 +167,7 @@ class FineTuner:
         batch_size: int = 32,
         augment: str | None = None,
         class_weighting: str = "auto",
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | Checkpoint | None = None,
         on_epoch: Callable[[list[dict]], None] = lambda history: None,
     ) -> Outcome:
         """Run a strategy, keep the best candidate, and calibrate it on the validation split.
@@ -202,6 +202,8 @@ class FineTuner:
                 if class_weighting == "auto"
                 else "The loss weighs every class the same."
             )
+        if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint(checkpoint)
         phases = self.phases(strategy)
         try:
             self.outcome = run_phases(
@@ -212,7 +214,7 @@ class FineTuner:
                 augment=augment,
                 seed=self.seed,
                 class_weights=self.class_weights,
-                checkpoint=Checkpoint(checkpoint) if checkpoint else None,
+                checkpoint=checkpoint,
                 cache=self.cache,
                 reporter=self.reporter,
                 on_epoch=on_epoch,

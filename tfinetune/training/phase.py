@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tfinetune.adaptation import OptimizerName, Plan, group_multipliers, resolve
 from tfinetune.assembly import Assembly
+from tfinetune.errors import RecipeError
 
 ENOUGH_VIEWS = 20_000
 """Training examples, each view counted, past which `auto` keeps no more than two views of each."""
@@ -76,3 +77,17 @@ class Phase(BaseModel):
             return {}
         multipliers = group_multipliers(list(groups), self.layer_decay)
         return {name: self.learning_rate * multiplier for name, multiplier in multipliers.items()}
+
+
+def check_head(phases: Sequence[Phase], *, hidden: bool) -> None:
+    """Refuse to solve for a head that has a hidden layer.
+
+    Raises:
+        RecipeError: if a phase is convex and the head is not linear.
+    """
+    convex = [phase.name for phase in phases if phase.solver == "logistic"]
+    if hidden and convex:
+        raise RecipeError(
+            f"The phase {convex[0]} solves for a linear head; this one has a hidden layer. "
+            "Leave out --head-units, or choose --strategy head or full."
+        )

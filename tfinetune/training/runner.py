@@ -17,14 +17,14 @@ from sklearn.metrics import accuracy_score, log_loss
 from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Splits
-from tfinetune.errors import RecipeError, StorageError, TrainingError
+from tfinetune.errors import StorageError, TrainingError
 from tfinetune.reporting import Advance, Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
 from tfinetune.training.objectives import CROSS_ENTROPY, cross_entropy, metrics
-from tfinetune.training.phase import Phase
+from tfinetune.training.phase import Phase, check_head
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Runner:
 
     def run(self, phases: Sequence[Phase]) -> Outcome:
         """Run the phases that are not finished yet, then load the candidate that ships."""
+        check_head(phases, hidden=len(self.assembly.head_layers) > 1)
         _seed_generators(self.assembly, self.seed)
         state = (self.checkpoint.load() if self.checkpoint else None) or TrainingState()
         if state.weights:
@@ -93,11 +94,6 @@ class Runner:
         return Outcome(shipped, state.candidates, state.history, state.seconds)
 
     def _solve_logistic(self, phase: Phase, state: TrainingState) -> Candidate:
-        if len(self.assembly.head_layers) > 1:
-            raise RecipeError(
-                f"The phase {phase.name} solves for a linear head; this one has a hidden layer. "
-                "Leave out --head-units, or choose --strategy head or full."
-            )
         started = time.monotonic()
         phase.plan(self.assembly).apply()
         cache = self.cache or FeatureCache(reporter=self.reporter)

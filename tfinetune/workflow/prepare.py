@@ -42,21 +42,26 @@ def prepare(
     if backbone is None and not recipe.backbone:
         recipe, backbone = _load_default(recipe, reporter)
     else:
-        backbone = _load(recipe, recipe.backbone if backbone is None else backbone)
+        backbone = open_backbone(recipe, recipe.backbone if backbone is None else backbone)
     for warning in backbone.provenance.warnings:
         reporter.say(warning)
+    splits = read_photos(recipe, backbone.image_size, reporter)
+    tuner = FineTuner(backbone, splits.spec, **head_options(recipe), reporter=reporter)
+    return recipe, tuner, splits
+
+
+def read_photos(recipe: Recipe, image_size: tuple[int, int], reporter: Reporter) -> Splits:
+    """Return a recipe's photos at a size, divided."""
     with reporter.bar("reading photos") as advance:
-        splits = from_image_folder(
+        return from_image_folder(
             recipe.data,
-            image_size=backbone.image_size,
+            image_size=image_size,
             aspect=recipe.aspect,
             validation=recipe.validation,
             test=recipe.test,
             seed=recipe.seed,
             progress=advance,
         )
-    tuner = FineTuner(backbone, splits.spec, **head_options(recipe), reporter=reporter)
-    return recipe, tuner, splits
 
 
 def head_options(recipe: Recipe) -> dict[str, Any]:
@@ -65,7 +70,8 @@ def head_options(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in fields}
 
 
-def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:
+def open_backbone(recipe: Recipe, source: str | keras.Model) -> Backbone:
+    """Return a backbone as a recipe wants it; its source may be another than the recipe names."""
     return load_backbone(
         source,
         weights=recipe.weights,
@@ -79,7 +85,7 @@ def _load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]
     """Load the best backbone that is available without being named, and say which."""
     name = DEFAULT_BACKBONE
     try:
-        backbone = _load(recipe, name)
+        backbone = open_backbone(recipe, name)
     except BackboneUnavailableError:
         reporter.say(
             f"No --backbone was given and the weights of {DEFAULT_BACKBONE} cannot be downloaded: "
@@ -87,7 +93,7 @@ def _load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]
             "for good results."
         )
         name = str(EMBEDDED_BACKBONE)
-        backbone = _load(recipe, name)
+        backbone = open_backbone(recipe, name)
     else:
         reporter.say(f"No --backbone was given: using {name} with ImageNet weights.")
     return recipe.replace(backbone=name), backbone

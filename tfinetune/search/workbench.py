@@ -1,0 +1,79 @@
+"""What the trials of a process share: backbones, photos, features."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tfinetune.array_store import ArrayStore
+from tfinetune.backbones import Backbone
+from tfinetune.data import Splits
+from tfinetune.errors import SearchError
+from tfinetune.finetuner import FineTuner
+from tfinetune.recipe import Recipe
+from tfinetune.reporting import Reporter
+from tfinetune.training import FeatureCache
+from tfinetune.workflow.prepare import head_options, open_backbone, read_photos
+
+HELD = 3
+"""Backbones, and sizes of photos, that stay in memory."""
+
+T = TypeVar("T")
+
+
+class Workbench:
+    """Opens each backbone and reads the photos at each size once.
+
+    Args:
+        cache: outputs of frozen layers; None takes the one that every `FineTuner` has.
+        reporter: shows progress; None is silent.
+    """
+
+    def __init__(
+        self, cache: FeatureCache | None = None, *, reporter: Reporter | None = None
+    ) -> None:
+        self.reporter = reporter or Reporter()
+        self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
+        self._backbones: OrderedDict[Any, tuple[Backbone, list]] = OrderedDict()
+        self._splits: OrderedDict[Any, Splits] = OrderedDict()
+
+    def backbone(self, recipe: Recipe) -> Backbone:
+        """Return a recipe's backbone with its pretrained weights."""
+
+        def load() -> tuple[Backbone, list]:
+            opened = open_backbone(recipe, recipe.backbone)
+            return opened, opened.model.get_weights()
+
+        key = (recipe.backbone, recipe.weights, recipe.image_size, recipe.input_range)
+        backbone, pretrained = _held(self._backbones, key, load)
+        backbone.model.set_weights(pretrained)  # the last trial may have trained them
+        return backbone
+
+    def splits(self, recipe: Recipe, image_size: tuple[int, int]) -> Splits:
+        """Return a recipe's photos at the size of its backbone."""
+        key = (image_size, recipe.aspect)
+        return _held(self._splits, key, lambda: read_photos(recipe, image_size, self.reporter))
+
+    def tuner(self, recipe: Recipe) -> tuple[FineTuner, Splits]:
+        """Return what trains a recipe, and on what.
+
+        Raises:
+            SearchError: if no photo is held out to compare trials by.
+        """
+        backbone = self.backbone(recipe)
+        splits = self.splits(recipe, backbone.image_size)
+        if splits.validation is None:
+            raise SearchError(
+                "A search compares its trials on validation photos, and none are held out. "
+                "Give --validation a share such as 0.15."
+            )
+        options = {**head_options(recipe), "cache": self.cache, "reporter": self.reporter}
+        return FineTuner(backbone, splits.spec, **options), splits
+
+
+def _held(store: "OrderedDict[Any, T]", key: Any, load: Callable[[], T]) -> T:
+    if key not in store:
+        while len(store) >= HELD:
+            store.popitem(last=False)
+        store[key] = load()
+    store.move_to_end(key)
+    return store[key]
