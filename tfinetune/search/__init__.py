@@ -1,5 +1,27 @@
 """Search: the best recipe for a data set, on KerasTuner."""
 
+from tfinetune.search.folder import Result, SearchFolder, SearchRecipe
+from tfinetune.search.job import Search, run
+from tfinetune.search.ranking import Ranked, rank_backbones
 from tfinetune.search.space import Choice, Range, Space
+from tfinetune.search.transferability import h_score, log_me, probe_accuracy
+from tfinetune.search.tuner import RecipeTuner
+from tfinetune.search.workbench import Workbench
 
-__all__ = ["Choice", "Range", "Space"]
+__all__ = [
+    "Choice",
+    "Range",
+    "Ranked",
+    "RecipeTuner",
+    "Result",
+    "Search",
+    "SearchFolder",
+    "SearchRecipe",
+    "Space",
+    "Workbench",
+    "h_score",
+    "log_me",
+    "probe_accuracy",
+    "rank_backbones",
+    "run",
+]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tfinetune.errors import SearchError
 from tfinetune.recipe import Recipe, explain_validation
 from tfinetune.search.oracles import OBJECTIVES
+from tfinetune.search.space import Space
 from tfinetune.storage import remove_partials, write_json, write_text
 
 KEPT_CHECKPOINTS = 5
@@ -26,7 +27,7 @@ class SearchRecipe(BaseModel):
 
     Attributes:
         recipe: the default that the search starts from and must beat.
-        space: what varies, see `Space`.
+        space: what varies; a `Space` or what it is made of.
         backbones: candidates; several are ranked first. None takes the recipe's.
         keep: how many of them the search goes on with.
         oracle: `bayesian`, `random`, `hyperband` or `grid`.
@@ -39,7 +40,7 @@ class SearchRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    space: dict[str, Any]
+    space: dict[str, Any] = Field(default_factory=lambda: Space.default().to_dict())
     backbones: tuple[str, ...] = ()
     keep: Annotated[int, Field(ge=1)] = 2
     oracle: Literal["bayesian", "random", "hyperband", "grid"] = "bayesian"
@@ -48,6 +49,8 @@ class SearchRecipe(BaseModel):
     prune: bool = True
 
     def __init__(self, **fields: Any) -> None:
+        if isinstance(fields.get("space"), Space):
+            fields["space"] = fields["space"].to_dict()
         try:
             super().__init__(**fields)
         except ValidationError as error:

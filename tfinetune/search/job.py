@@ -1,0 +1,218 @@
+"""The search from question to winner. What the command and scripts call."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tfinetune import workflow
+from tfinetune.errors import SearchError
+from tfinetune.recipe import Recipe
+from tfinetune.reporting import Reporter
+from tfinetune.search.folder import Result, SearchFolder, SearchRecipe
+from tfinetune.search.oracles import Durable, build_oracle
+from tfinetune.search.ranking import Ranked, rank_backbones
+from tfinetune.search.soup import add_soup
+from tfinetune.search.space import Space
+from tfinetune.search.tuner import RecipeTuner
+from tfinetune.search.workbench import Workbench
+from tfinetune.storage import write_json
+from tfinetune.training.strategies import build_strategy
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished search.
+
+    Attributes:
+        folder: paths of everything.
+        leaderboard: results, the best first.
+        best: the run of the winner, an ordinary one.
+        ranking: of the backbones, where there were several.
+    """
+
+    folder: SearchFolder
+    leaderboard: list[Result]
+    best: workflow.Run
+    ranking: list[Ranked]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON takes, without the epochs of each trial."""
+        return {
+            "search": str(self.folder.path),
+            "best": str(self.folder.best_path),
+            "objectives": list(self.folder.recipe().objectives),
+            "ranking": [row.to_dict() for row in self.ranking],
+            "leaderboard": [_without_history(result) for result in self.leaderboard],
+            "metrics": self.best.metrics,
+        }
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every process of a search works with, read from its folder."""
+
+    folder: SearchFolder
+    space: Space
+    base: Recipe
+    oracle: Durable
+    max_epochs: int
+
+    @classmethod
+    def of(cls, folder: SearchFolder) -> "Setup":
+        """Read the folder of a search whose backbones are chosen."""
+        search = folder.recipe()
+        names = [row.backbone for row in read_ranking(folder) if not row.reason][: search.keep]
+        base, space = search.recipe, Space(**search.space)
+        if names:
+            base = base.replace(backbone=names[0])
+            space = space.replace(backbone=names)
+        strategy = build_strategy(base.strategy, base.strategy_parameters)
+        epochs = sum(phase.epochs for phase in strategy.phases(("stem", "head"), None))
+        oracle = build_oracle(
+            search.oracle,
+            space.hyperparameters(base),
+            objective=search.objectives[0],
+            trials=search.trials,
+            epochs=max(1, epochs),
+            seed=base.seed,
+        )
+        oracle._set_project_dir(str(folder.path), folder.trials_path.name)
+        return cls(folder, space, base, oracle, max(1, epochs))
+
+    def start_oracle(self, deadline: float | None) -> None:
+        """Let the oracle go on where it was, until the deadline."""
+        self.oracle.deadline = deadline
+        if Path(self.oracle._get_oracle_fname()).is_file():
+            self.oracle.reload()
+
+    def tuner(self, workbench: Workbench, *, deadline: float | None) -> RecipeTuner:
+        """Return what runs trials in this process."""
+        return RecipeTuner(
+            self.oracle,
+            space=self.space,
+            base=self.base,
+            folder=self.folder,
+            workbench=workbench,
+            deadline=deadline,
+            max_epochs=self.max_epochs,
+        )
+
+
+def run(
+    search: SearchRecipe | None,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    max_time: float | None = None,
+    reporter: Reporter | None = None,
+    workbench: Workbench | None = None,
+) -> Search:
+    """Search, and leave the winner as an ordinary run in `output/best`.
+
+    The first trial is the recipe that the search starts from, so the winner is never worse than it
+    on the validation photos.
+
+    Args:
+        search: what to do; None, when resuming, goes on with what was asked then.
+        output: folder of the search; new or empty, unless resuming.
+        resume: go on with a search that was interrupted, or that may take more time. Trials that
+            have ended stay as they are; one that was running is repeated.
+        max_time: seconds after which no epoch is started in any trial.
+        reporter: shows progress; None is silent.
+        workbench: what trials share; give several searches in a process the same one.
+
+    Raises:
+        SearchError: if the search is impossible, or no trial succeeded.
+
+    Example:
+        >>> import tfinetune as ft
+        >>> recipe = ft.Recipe(data="photos/", backbone="base_model.h5")
+        >>> search = ft.search.SearchRecipe(recipe=recipe, trials=20)
+        >>> ft.search.run(search, "runs/search").best.metrics  # doctest: +SKIP
+    """
+    deadline = None if max_time is None else time.time() + max_time
+    with reporter or Reporter() as reporter:
+        folder = open_search(search, output, resume=resume)
+        reporter.log_to(folder.log_path)
+        workbench = workbench or Workbench(reporter=reporter)
+        run_trials(folder, workbench, deadline=deadline)
+        return finish(folder, workbench)
+
+
+def run_trials(
+    folder: SearchFolder, workbench: Workbench, *, deadline: float | None = None
+) -> None:
+    """Rank the backbones and run the trials that are missing, in this process.
+
+    Args:
+        folder: of the search.
+        workbench: what trials share.
+        deadline: in seconds since 1970.
+    """
+    _rank(folder, workbench)
+    setup = Setup.of(folder)
+    workbench.tuner(setup.base)  # what is wrong with the data is not the fault of a trial
+    setup.start_oracle(deadline)
+    setup.tuner(workbench, deadline=deadline).search()
+
+
+def finish(folder: SearchFolder, workbench: Workbench) -> Search:
+    """Make a run of the winner, and write leaderboard and report.
+
+    Raises:
+        SearchError: if no trial succeeded.
+    """
+    leaderboard = folder.leaderboard()
+    if not leaderboard or leaderboard[0].status == "failed":
+        reasons = "; ".join(f"trial {r.trial}: {r.reason}" for r in leaderboard[:3])
+        raise SearchError(f"No trial succeeded. {reasons or 'None was started in time.'}")
+    folder.drop_checkpoints()
+    write_json(folder.leaderboard_path, [_without_history(result) for result in leaderboard])
+    best = _train_best(folder, leaderboard, workbench)
+    return Search(folder, leaderboard, best, read_ranking(folder))
+
+
+def read_ranking(folder: SearchFolder) -> list[Ranked]:
+    """Return the backbones as they were ranked, none where there was nothing to choose."""
+    if not folder.ranking_path.is_file():
+        return []
+    return [Ranked(**row) for row in json.loads(folder.ranking_path.read_text(encoding="utf-8"))]
+
+
+def open_search(
+    search: SearchRecipe | None, output: str | Path, *, resume: bool = False
+) -> SearchFolder:
+    """Take a folder for a search, or that of one that goes on; see `run`."""
+    if resume:
+        return SearchFolder.resume(output, search)
+    if search is None:
+        raise SearchError("There is nothing to search for: give a SearchRecipe, or resume=True.")
+    # An impossible space is refused before the folder is made.
+    Space(**search.space).hyperparameters(search.recipe)
+    return SearchFolder.create(output, search)
+
+
+def _rank(folder: SearchFolder, workbench: Workbench) -> None:
+    search = folder.recipe()
+    if search.backbones and not folder.ranking_path.is_file():
+        ranked = rank_backbones(search.backbones, search.recipe, workbench=workbench)
+        write_json(folder.ranking_path, [row.to_dict() for row in ranked])
+
+
+def _train_best(
+    folder: SearchFolder, leaderboard: list[Result], workbench: Workbench
+) -> workflow.Run:
+    winner = leaderboard[0]
+    recipe = Recipe.load(folder.trial_path(winner.trial) / "recipe.yaml")
+    checkpoint = add_soup(folder, leaderboard, workbench)
+    path = folder.best_path
+    if path.exists():
+        shutil.rmtree(path)  # of a shorter search
+    return workflow.train(recipe, path, checkpoint=checkpoint, reporter=workbench.reporter)
+
+
+def _without_history(result: Result) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name != "history"}
