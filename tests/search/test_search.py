@@ -11,7 +11,8 @@ import pytest
 import tfinetune as ft
 from tfinetune.errors import SearchError
 from tfinetune.search import SearchFolder, run
-from tfinetune.search.job import finish, open_search, read_ranking, run_trials
+from tfinetune.search.job import finish, open_search, run_trials
+from tfinetune.search.setup import read_ranking
 from tfinetune.search.tuner import RecipeTuner
 
 

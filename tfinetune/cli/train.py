@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tfinetune.cli.console import resume_hint, session
-from tfinetune.cli.options import parse_range
+from tfinetune.cli.options import absolute, parse_range, parse_settings
 from tfinetune.cli.tables import show_plan, show_run
 
 
@@ -83,8 +83,8 @@ def command(
         raise typer.BadParameter("name a folder of photos, or --recipe FILE, or --resume.")
     given = {
         "data": source and os.path.abspath(source),
-        "backbone": backbone and _absolute(backbone),
-        "weights": weights and _absolute(weights),
+        "backbone": backbone and absolute(backbone),
+        "weights": weights and absolute(weights),
         "image_size": image_size,
         "input_range": input_range and parse_range(input_range),
         "aspect": aspect,
@@ -100,7 +100,7 @@ def command(
         "seed": seed,
     }
     fields = {name: value for name, value in given.items() if value is not None}
-    strategy_parameters = _parse_parameters(parameters or [])
+    strategy_parameters = parse_settings(parameters or [])
     if epochs is not None:
         strategy_parameters["epochs"] = epochs
     log = output / "log.txt" if output else None
@@ -126,23 +126,3 @@ def command(
             return
         run = workflow.train(wanted, output, resume=resume, reporter=reporter)
         show_run(run, as_json=as_json)
-
-
-def _absolute(name: str) -> str:
-    # Names of architectures and `imagenet` stay as they are, even beside a folder of that name.
-    return os.path.abspath(name) if os.path.isfile(name) else name
-
-
-def _parse_parameters(settings: list[str]) -> dict[str, Any]:
-    import yaml
-
-    parameters = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set takes NAME=VALUE; got {setting!r}.")
-        try:
-            parameters[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise typer.BadParameter(f"--set {name}: {value!r} is not a value.") from None
-    return parameters

@@ -3,6 +3,7 @@
 from tfinetune.search.folder import Result, SearchFolder, SearchRecipe
 from tfinetune.search.job import Search, run
 from tfinetune.search.ranking import Ranked, rank_backbones
+from tfinetune.search.service import work
 from tfinetune.search.space import Choice, Range, Space
 from tfinetune.search.transferability import h_score, log_me, probe_accuracy
 from tfinetune.search.tuner import RecipeTuner
@@ -24,4 +25,5 @@ __all__ = [
     "probe_accuracy",
     "rank_backbones",
     "run",
+    "work",
 ]

@@ -5,7 +5,7 @@ leaderboard.json   report.html   log.txt   best/
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tfinetune.errors import SearchError
 from tfinetune.recipe import Recipe, explain_validation
+from tfinetune.search.leaderboard import Result, rank_results
 from tfinetune.search.oracles import OBJECTIVES
 from tfinetune.search.space import Space
 from tfinetune.storage import remove_partials, write_json, write_text
@@ -65,30 +66,6 @@ class SearchRecipe(BaseModel):
     def to_yaml(self) -> str:
         """Return the search as YAML text."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a trial gave.
-
-    Attributes:
-        trial: its id; that of the default recipe is the first.
-        status: "completed", "pruned" (no hope), "paused" (Hyperband may go on), "stopped" (no time
-            left) or "failed".
-        values: drawn from the space.
-        metrics: by objective, where it was measured.
-        seconds: that the trial took.
-        history: a row for every epoch.
-        reason: why it failed.
-    """
-
-    trial: str
-    status: str
-    values: dict[str, Any]
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    reason: str = ""
 
 
 class SearchFolder:
@@ -196,16 +173,3 @@ class SearchFolder:
         """Remove the weights of all but the best trials."""
         for result in self.leaderboard()[KEPT_CHECKPOINTS:]:
             self.checkpoint_path(result.trial).unlink(missing_ok=True)
-
-
-def rank_results(results: list[Result], objective: str) -> list[Result]:
-    """Sort results by an objective, equal ones by validation loss and age, failed ones last."""
-    sign = -1 if OBJECTIVES[objective] == "max" else 1
-
-    def key(result: Result) -> tuple:
-        value = result.metrics.get(objective)
-        if value is None:
-            return (1, 0.0, 0.0, result.trial)
-        return (0, sign * value, result.metrics.get("val_loss", 0.0), result.trial)
-
-    return sorted(results, key=key)

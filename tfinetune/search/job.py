@@ -1,6 +1,5 @@
 """The search from question to winner. What the command and scripts call."""
 
-import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -12,14 +11,13 @@ from tfinetune.errors import SearchError
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.search.folder import Result, SearchFolder, SearchRecipe
-from tfinetune.search.oracles import Durable, build_oracle
-from tfinetune.search.ranking import Ranked, rank_backbones
+from tfinetune.search.ranking import Ranked
+from tfinetune.search.service import LOOPBACK, run_chief
+from tfinetune.search.setup import prepare, read_ranking
 from tfinetune.search.soup import add_soup
 from tfinetune.search.space import Space
-from tfinetune.search.tuner import RecipeTuner
 from tfinetune.search.workbench import Workbench
 from tfinetune.storage import write_json
-from tfinetune.training.strategies import build_strategy
 
 
 @dataclass(frozen=True)
@@ -50,63 +48,14 @@ class Search:
         }
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What every process of a search works with, read from its folder."""
-
-    folder: SearchFolder
-    space: Space
-    base: Recipe
-    oracle: Durable
-    max_epochs: int
-
-    @classmethod
-    def of(cls, folder: SearchFolder) -> "Setup":
-        """Read the folder of a search whose backbones are chosen."""
-        search = folder.recipe()
-        names = [row.backbone for row in read_ranking(folder) if not row.reason][: search.keep]
-        base, space = search.recipe, Space(**search.space)
-        if names:
-            base = base.replace(backbone=names[0])
-            space = space.replace(backbone=names)
-        strategy = build_strategy(base.strategy, base.strategy_parameters)
-        epochs = sum(phase.epochs for phase in strategy.phases(("stem", "head"), None))
-        oracle = build_oracle(
-            search.oracle,
-            space.hyperparameters(base),
-            objective=search.objectives[0],
-            trials=search.trials,
-            epochs=max(1, epochs),
-            seed=base.seed,
-        )
-        oracle._set_project_dir(str(folder.path), folder.trials_path.name)
-        return cls(folder, space, base, oracle, max(1, epochs))
-
-    def start_oracle(self, deadline: float | None) -> None:
-        """Let the oracle go on where it was, until the deadline."""
-        self.oracle.deadline = deadline
-        if Path(self.oracle._get_oracle_fname()).is_file():
-            self.oracle.reload()
-
-    def tuner(self, workbench: Workbench, *, deadline: float | None) -> RecipeTuner:
-        """Return what runs trials in this process."""
-        return RecipeTuner(
-            self.oracle,
-            space=self.space,
-            base=self.base,
-            folder=self.folder,
-            workbench=workbench,
-            deadline=deadline,
-            max_epochs=self.max_epochs,
-        )
-
-
 def run(
     search: SearchRecipe | None,
     output: str | Path,
     *,
     resume: bool = False,
     max_time: float | None = None,
+    workers: int = 1,
+    chief: str | None = None,
     reporter: Reporter | None = None,
     workbench: Workbench | None = None,
 ) -> Search:
@@ -121,6 +70,10 @@ def run(
         resume: go on with a search that was interrupted, or that may take more time. Trials that
             have ended stay as they are; one that was running is repeated.
         max_time: seconds after which no epoch is started in any trial.
+        workers: processes that train trials at the same time. With one, the same seed gives the
+            same trials and results.
+        chief: `HOST:PORT` to give trials out at, for `tfinetune search --worker` on this and other
+            machines that see the folder and the photos; then `workers` may be 0.
         reporter: shows progress; None is silent.
         workbench: what trials share; give several searches in a process the same one.
 
@@ -138,7 +91,17 @@ def run(
         folder = open_search(search, output, resume=resume)
         reporter.log_to(folder.log_path)
         workbench = workbench or Workbench(reporter=reporter)
-        run_trials(folder, workbench, deadline=deadline)
+        if workers == 1 and chief is None:
+            run_trials(folder, workbench, deadline=deadline)
+        else:
+            prepare(folder, workbench)
+            run_chief(
+                folder,
+                workers=workers,
+                address=chief or LOOPBACK,
+                deadline=deadline,
+                reporter=reporter,
+            )
         return finish(folder, workbench)
 
 
@@ -152,9 +115,7 @@ def run_trials(
         workbench: what trials share.
         deadline: in seconds since 1970.
     """
-    _rank(folder, workbench)
-    setup = Setup.of(folder)
-    workbench.tuner(setup.base)  # what is wrong with the data is not the fault of a trial
+    setup = prepare(folder, workbench)
     setup.start_oracle(deadline)
     setup.tuner(workbench, deadline=deadline).search()
 
@@ -175,13 +136,6 @@ def finish(folder: SearchFolder, workbench: Workbench) -> Search:
     return Search(folder, leaderboard, best, read_ranking(folder))
 
 
-def read_ranking(folder: SearchFolder) -> list[Ranked]:
-    """Return the backbones as they were ranked, none where there was nothing to choose."""
-    if not folder.ranking_path.is_file():
-        return []
-    return [Ranked(**row) for row in json.loads(folder.ranking_path.read_text(encoding="utf-8"))]
-
-
 def open_search(
     search: SearchRecipe | None, output: str | Path, *, resume: bool = False
 ) -> SearchFolder:
@@ -193,13 +147,6 @@ def open_search(
     # An impossible space is refused before the folder is made.
     Space(**search.space).hyperparameters(search.recipe)
     return SearchFolder.create(output, search)
-
-
-def _rank(folder: SearchFolder, workbench: Workbench) -> None:
-    search = folder.recipe()
-    if search.backbones and not folder.ranking_path.is_file():
-        ranked = rank_backbones(search.backbones, search.recipe, workbench=workbench)
-        write_json(folder.ranking_path, [row.to_dict() for row in ranked])
 
 
 def _train_best(

@@ -99,6 +99,9 @@ class RecipeTuner(kt.Tuner):
         workbench: what trials share.
         deadline: in seconds since 1970; a trial ends after the epoch in which it passes.
         max_epochs: what Hyperband's oracle takes for a whole training.
+
+    Attributes:
+        running: the trial that is being trained, or None.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class RecipeTuner(kt.Tuner):
         self._space, self._base, self._folder = space, base, folder
         self._workbench, self._deadline, self._max_epochs = workbench, deadline, max_epochs
         self._search = folder.recipe()
+        self.running: str | None = None
         # Whatever else runs in a trial may reset the policy: clear_session does.
         self._policy = keras.config.dtype_policy()
 
@@ -137,6 +141,7 @@ class RecipeTuner(kt.Tuner):
         """
         keras.config.set_dtype_policy(self._policy)
         started = time.monotonic()
+        self.running = trial.trial_id
         name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
         values = {n: v for n, v in drawn.items() if not n.startswith("tuner/")}
         try:
@@ -149,6 +154,7 @@ class RecipeTuner(kt.Tuner):
             self._folder.write_result(failed)
             raise kt.errors.FailedTrialError(reason) from error
         finally:
+            self.running = None
             gc.collect()  # models are cyclic, and each trial's would wait for the next
         result = Result(name, values=values, seconds=time.monotonic() - started, **result)
         result.metrics["seconds"] = result.seconds
