@@ -1,7 +1,8 @@
 """Search: the best recipe for a data set, on KerasTuner."""
 
-from tfinetune.search.folder import Result, SearchFolder, SearchRecipe
+from tfinetune.search.folder import SearchFolder, SearchRecipe
 from tfinetune.search.job import Search, run
+from tfinetune.search.leaderboard import Result, pareto_front
 from tfinetune.search.ranking import Ranked, rank_backbones
 from tfinetune.search.service import work
 from tfinetune.search.space import Choice, Range, Space
@@ -22,6 +23,7 @@ __all__ = [
     "Workbench",
     "h_score",
     "log_me",
+    "pareto_front",
     "probe_accuracy",
     "rank_backbones",
     "run",

@@ -10,7 +10,8 @@ from tfinetune import workflow
 from tfinetune.errors import SearchError
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
-from tfinetune.search.folder import Result, SearchFolder, SearchRecipe
+from tfinetune.search.folder import SearchFolder, SearchRecipe
+from tfinetune.search.leaderboard import Result, pareto_front
 from tfinetune.search.ranking import Ranked
 from tfinetune.search.service import LOOPBACK, run_chief
 from tfinetune.search.setup import prepare, read_ranking
@@ -36,6 +37,11 @@ class Search:
     best: workflow.Run
     ranking: list[Ranked]
 
+    @property
+    def pareto(self) -> list[Result]:
+        """The results that none beats in every objective; see `leaderboard`."""
+        return pareto_front(self.leaderboard, self.folder.recipe().objectives)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON takes, without the epochs of each trial."""
         return {
@@ -44,6 +50,7 @@ class Search:
             "objectives": list(self.folder.recipe().objectives),
             "ranking": [row.to_dict() for row in self.ranking],
             "leaderboard": [_without_history(result) for result in self.leaderboard],
+            "pareto": [result.trial for result in self.pareto],
             "metrics": self.best.metrics,
         }
 

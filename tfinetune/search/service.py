@@ -24,7 +24,8 @@ from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from tfinetune.errors import SearchError
 from tfinetune.reporting import Reporter
-from tfinetune.search.folder import Result, SearchFolder
+from tfinetune.search.folder import SearchFolder
+from tfinetune.search.leaderboard import Result
 from tfinetune.search.oracles import Durable
 from tfinetune.search.setup import Setup
 from tfinetune.search.tuner import RecipeTuner
@@ -72,13 +73,11 @@ class Listener(OracleServicer):
     def take_back_lost(self) -> list[str]:
         """Line up the trials of workers that were not heard of for too long; return their ids."""
         oldest = time.monotonic() - SILENCE_SECONDS
-        running = {
-            name: trial.trial_id for name, trial in self.oracle.ongoing_trials.copy().items()
-        }
+        running = self.oracle.ongoing_trials.copy()
         silent = [
             name
             for name in list(self.oracle.tuner_ids)
-            if self._heard.get(running.get(name, name), 0.0) < oldest
+            if self._heard.get(running[name].trial_id if name in running else name, 0.0) < oldest
         ]
         return list(filter(None, map(self.oracle.take_back, silent)))
 

@@ -10,7 +10,8 @@ from sklearn.metrics import accuracy_score, log_loss
 from tfinetune.data import Split
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
-from tfinetune.search.folder import KEPT_CHECKPOINTS, Result, SearchFolder
+from tfinetune.search.folder import KEPT_CHECKPOINTS, SearchFolder
+from tfinetune.search.leaderboard import Result
 from tfinetune.search.workbench import Workbench
 from tfinetune.training import Candidate, Checkpoint
 from tfinetune.training.runner import choose

@@ -15,7 +15,8 @@ from tfinetune.errors import TfinetuneError
 from tfinetune.finetuner import FineTuner
 from tfinetune.inference import constant_function
 from tfinetune.recipe import Recipe
-from tfinetune.search.folder import Result, SearchFolder
+from tfinetune.search.folder import SearchFolder
+from tfinetune.search.leaderboard import Result
 from tfinetune.search.oracles import Durable
 from tfinetune.search.pruning import is_hopeless
 from tfinetune.search.space import Space

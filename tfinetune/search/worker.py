@@ -1,4 +1,4 @@
-"""The process of a worker: `python -m tfinetune.search.worker CHIEF NAME FOLDER DEADLINE PARENT`."""
+"""A worker: `python -m tfinetune.search.worker CHIEF NAME FOLDER DEADLINE PARENT`."""
 
 import os
 import sys

@@ -1,0 +1,125 @@
+"""Searches in several processes: real workers on the loopback, some of them killed."""
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+import tfinetune as ft
+from tfinetune.errors import SearchError
+from tfinetune.search.job import open_search
+from tfinetune.search.service import LOOPBACK, reach, run_chief, serve, split_address, work
+from tfinetune.search.setup import Setup, prepare
+
+
+class Listening(ft.Reporter):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+@pytest.mark.slow
+def test_worker_that_is_killed_is_replaced_and_its_trial_given_out_again(
+    search_recipe, workbench, tmp_path, monkeypatch, world
+):
+    monkeypatch.setenv("TFINETUNE_CACHE", str(world.cache))
+    asked = search_recipe(
+        trials=4, oracle="random", recipe={"strategy_parameters": {"epochs": 40}}, prune=False
+    )
+    folder = open_search(asked, tmp_path / "s")
+    prepare(folder, workbench)
+    killed = []
+
+    def kill_one() -> None:
+        """Kill the first worker that trains."""
+        while not list(folder.trials_path.glob("trial_*/recipe.yaml")):
+            time.sleep(0.05)
+        children = f"/proc/{os.getpid()}/task"
+        pids = {
+            int(pid)
+            for task in os.listdir(children)
+            for pid in open(f"{children}/{task}/children").read().split()
+            if b"tfinetune.search.worker" in open(f"/proc/{pid}/cmdline", "rb").read()
+        }
+        killed.append(min(pids))
+        os.kill(killed[0], signal.SIGKILL)
+
+    reporter = Listening()
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    run_chief(folder, workers=2, reporter=reporter)
+    thread.join()
+    board = folder.leaderboard()
+    assert killed and any("ended with code -9" in sentence for sentence in reporter.said)
+    assert [r.status for r in board] == ["completed"] * 4
+    assert {r.trial for r in board} == {"0", "1", "2", "3"}
+
+
+@pytest.fixture
+def chief(search_recipe, workbench, tmp_path):
+    folder = open_search(search_recipe(trials=3, oracle="random"), tmp_path / "s")
+    prepare(folder, workbench)
+    setup = Setup.of(folder)
+    setup.start_oracle(None)
+    return setup.oracle
+
+
+def test_trial_of_a_silent_worker_goes_to_the_next_that_asks(chief):
+    with serve(chief, LOOPBACK) as (address, listener):
+        reach(address)
+        first = chief.create_trial("one")
+        chief.create_trial("two")
+        assert sorted(listener.take_back_lost()) == ["0", "1"]
+        assert listener.is_needed()
+        assert chief.create_trial("three").trial_id in ("0", "1")
+        assert first.trial_id == "0" and chief.create_trial("four").trial_id in ("0", "1")
+
+
+def test_trial_that_kills_its_processes_is_given_up(chief):
+    for name in ("one", "two"):
+        assert chief.create_trial(name).trial_id == "0"
+        assert chief.take_back(name) == "0"
+    chief.give_up("0")
+    assert chief.trials["0"].status == "FAILED"
+    assert chief.create_trial("three").trial_id == "1"
+
+
+def test_chief_that_does_not_answer_is_said_to(tmp_path, search_recipe):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(SearchError, match=f"No chief answers at {address} within 1 s"):
+        reach(address, seconds=0.5)
+    with pytest.raises(SearchError, match="There is no search in"):
+        work(address, tmp_path)
+
+
+def test_address_in_use_or_malformed_is_refused(chief):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(SearchError, match=f"cannot listen at 127.0.0.1:{port}"),
+            serve(chief, f"127.0.0.1:{port}"),
+        ):
+            pass
+    for address in ("localhost", "host:", ":80", "host:99999"):
+        with pytest.raises(SearchError, match="named HOST:PORT"):
+            split_address(address)
+
+
+def test_workers_that_cannot_start_are_an_error(search_recipe, workbench, tmp_path, monkeypatch):
+    folder = open_search(search_recipe(), tmp_path / "s")
+    prepare(folder, workbench)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(SearchError, match="Workers cannot start: the last ended with code 1"):
+        run_chief(folder, workers=1)
