@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -36,20 +37,20 @@ def test_worker_that_is_killed_is_replaced_and_its_trial_given_out_again(
     )
     folder = open_search(asked, tmp_path / "s")
     prepare(folder, workbench)
-    killed = []
+    killed, crew = [], []
+    start = subprocess.Popen
+
+    def remember(*arguments, **options):
+        crew.append(start(*arguments, **options))
+        return crew[-1]
+
+    monkeypatch.setattr("tfinetune.search.service.subprocess.Popen", remember)
 
     def kill_one() -> None:
         """Kill the first worker that trains."""
         while not list(folder.trials_path.glob("trial_*/recipe.yaml")):
             time.sleep(0.05)
-        children = f"/proc/{os.getpid()}/task"
-        pids = {
-            int(pid)
-            for task in os.listdir(children)
-            for pid in open(f"{children}/{task}/children").read().split()
-            if b"tfinetune.search.worker" in open(f"/proc/{pid}/cmdline", "rb").read()
-        }
-        killed.append(min(pids))
+        killed.append(crew[0].pid)
         os.kill(killed[0], signal.SIGKILL)
 
     reporter = Listening()

@@ -1,6 +1,7 @@
 """Search: the best recipe for a data set, on KerasTuner."""
 
 from tfinetune.search.folder import SearchFolder, SearchRecipe
+from tfinetune.search.hypermodel import HyperFineTune
 from tfinetune.search.job import Search, run
 from tfinetune.search.leaderboard import Result, pareto_front
 from tfinetune.search.ranking import Ranked, rank_backbones
@@ -12,6 +13,7 @@ from tfinetune.search.workbench import Workbench
 
 __all__ = [
     "Choice",
+    "HyperFineTune",
     "Range",
     "Ranked",
     "RecipeTuner",

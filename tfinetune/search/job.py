@@ -13,6 +13,7 @@ from tfinetune.reporting import Reporter
 from tfinetune.search.folder import SearchFolder, SearchRecipe
 from tfinetune.search.leaderboard import Result, pareto_front
 from tfinetune.search.ranking import Ranked
+from tfinetune.search.report import write_search_report
 from tfinetune.search.service import LOOPBACK, run_chief
 from tfinetune.search.setup import prepare, read_ranking
 from tfinetune.search.soup import add_soup
@@ -139,6 +140,7 @@ def finish(folder: SearchFolder, workbench: Workbench) -> Search:
         raise SearchError(f"No trial succeeded. {reasons or 'None was started in time.'}")
     folder.drop_checkpoints()
     write_json(folder.leaderboard_path, [_without_history(result) for result in leaderboard])
+    write_search_report(folder, leaderboard)
     best = _train_best(folder, leaderboard, workbench)
     return Search(folder, leaderboard, best, read_ranking(folder))
 

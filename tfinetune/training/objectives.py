@@ -10,21 +10,22 @@ CROSS_ENTROPY = "cross_entropy"
 """Metric of the loss without label smoothing, so that losses of any smoothing can be compared."""
 
 
-def cross_entropy(label_smoothing: float = 0.0) -> Callable[[Any, Any], Any]:
-    """Return the loss of logits `[b, classes]` against class indices `[b]`.
+def cross_entropy(
+    label_smoothing: float = 0.0, *, from_logits: bool = True
+) -> Callable[[Any, Any], Any]:
+    """Return the loss of scores `[b, classes]` against class indices `[b]`.
 
     Args:
         label_smoothing: share of each label that is spread evenly over all classes, in [0, 1).
+        from_logits: whether the scores are logits, else they are probabilities.
     """
     if not label_smoothing:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
-    def smoothed(labels: Any, logits: Any) -> Any:
-        one_hot = ops.one_hot(ops.cast(ops.reshape(labels, [-1]), "int32"), logits.shape[-1])
-        return ops.categorical_crossentropy(
-            one_hot * (1 - label_smoothing) + label_smoothing / logits.shape[-1],
-            logits,
-            from_logits=True,
+    def smoothed(labels: Any, scores: Any) -> Any:
+        one_hot = ops.one_hot(ops.cast(ops.reshape(labels, [-1]), "int32"), scores.shape[-1])
+        return keras.losses.categorical_crossentropy(
+            one_hot, scores, from_logits=from_logits, label_smoothing=label_smoothing
         )
 
     return smoothed
