@@ -50,7 +50,7 @@ def parallel_coordinates(results: Sequence[Result], objective: str) -> str:
 
 
 def learning_curves(results: Sequence[Result]) -> str:
-    """Draw the validation accuracy of each trial over the share of its epochs; the winner stands out.
+    """Draw each trial's validation accuracy over the share of its epochs; the winner stands out.
 
     Args:
         results: the best first.

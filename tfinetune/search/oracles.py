@@ -6,6 +6,7 @@ from typing import Any
 
 import keras_tuner as kt
 from keras_tuner import oracles
+from threadpoolctl import threadpool_limits
 
 from tfinetune.storage import write_json
 
@@ -87,7 +88,9 @@ class BayesianOracle(Durable, oracles.BayesianOptimizationOracle):
     def _propose(self, trial_id: str) -> dict[str, Any]:
         # The state of this generator is not saved: a resumed search must draw the same.
         self._random_state.seed([self.seed, len(self.trials)])
-        return super()._propose(trial_id)
+        # Tiny products by the thousand: threads of BLAS would spin while they wait for each other.
+        with threadpool_limits(1, user_api="blas"):
+            return super()._propose(trial_id)
 
 
 class HyperbandOracle(Durable, oracles.HyperbandOracle):
