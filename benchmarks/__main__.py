@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import worth
+from benchmarks import search, worth
 
-BENCHMARKS = {"worth": worth}
+BENCHMARKS = {"worth": worth, "search": search}
 """A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
 
 
