@@ -1,29 +1,41 @@
 """Command line: `python -m benchmarks --list`, `python -m benchmarks worth --help`."""
 
 import argparse
+import sys
+from importlib import import_module
 
-from benchmarks import search, worth
-
-BENCHMARKS = {"worth": worth, "search": search}
-"""A benchmark is a module with `add_arguments(parser)` and `run(arguments)`."""
+BENCHMARKS = (
+    "worth",
+    "transfer",
+    "feature_cache",
+    "step",
+    "serving",
+    "start",
+    "growth",
+    "search",
+)
+"""A benchmark is a module here with `add_arguments(parser)` and `run(arguments)`."""
 
 
 def main() -> None:
     """Parse and run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--list", action="store_true", help="say what each benchmark compares")
-    commands = parser.add_subparsers(dest="benchmark")
-    for name, module in BENCHMARKS.items():
-        summary = module.__doc__.splitlines()[0]
-        module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
-    arguments = parser.parse_args()
-    if arguments.list:
-        for name, module in BENCHMARKS.items():
-            print(f"{name:10s} {module.__doc__.splitlines()[0]}")
-    elif arguments.benchmark is None:
-        parser.error("name a benchmark, or --list")
-    else:
-        BENCHMARKS[arguments.benchmark].run(arguments)
+    name, *rest = sys.argv[1:] or ["--list"]
+    if name == "--list":
+        for known in BENCHMARKS:
+            print(f"{known:14s} {import_module(f'benchmarks.{known}').__doc__.splitlines()[0]}")
+        return
+    if name not in BENCHMARKS:
+        sys.exit(
+            f"There is no benchmark {name!r}. Known: {', '.join(BENCHMARKS)}; --list says more."
+        )
+    module = import_module(f"benchmarks.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    module.run(parser.parse_args(rest))
 
 
 if __name__ == "__main__":

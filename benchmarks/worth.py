@@ -11,6 +11,7 @@ benchmark continues; another file, or none there, measures anew.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -199,7 +200,9 @@ def _measure(spec: Spec) -> list[dict]:
         question, answer = Path(scratch) / "spec.json", Path(scratch) / "result.json"
         write_spec(spec, question)
         command = [sys.executable, "-m", "benchmarks.trial", str(question), str(answer)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Features that an earlier trial left on the disk would be a head start.
+        environment = {**os.environ, "TFINETUNE_CACHE": str(Path(scratch) / "cache")}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise SystemExit(
                 f"The trial {spec.contestant!r} of seed {spec.seed} failed:\n{done.stderr[-3000:]}"

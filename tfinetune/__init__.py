@@ -32,6 +32,7 @@ _NAMES = {
     "Recipe": "tfinetune.recipe",
     "Reporter": "tfinetune.reporting",
     "Run": "tfinetune.workflow",
+    "choose_depth": "tfinetune.training.depth",
     "load_backbone": "tfinetune.backbones",
     "open_run": "tfinetune.workflow",
     "train": "tfinetune.workflow",

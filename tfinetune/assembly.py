@@ -74,6 +74,18 @@ class Assembly:
             variable.assign(value)
 
 
+def pooled_features(backbone: Backbone, body: keras.Model) -> keras.Model:
+    """Return a model from inputs as data sets have them to pooled features `[b, c]`.
+
+    Args:
+        backbone: says what its inputs are scaled to.
+        body: its model, or one that shares layers with it.
+    """
+    inputs = _inputs(backbone)
+    outputs = keras.tree.flatten(body(_scaled(inputs, backbone)))
+    return keras.Model(inputs, heads.pool_features(outputs), name="features")
+
+
 def _inputs(backbone: Backbone) -> keras.KerasTensor | dict[str, keras.KerasTensor]:
     if backbone.takes_image:
         return keras.Input((*backbone.image_size, 3), name="image")

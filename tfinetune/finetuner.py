@@ -31,6 +31,7 @@ from tfinetune.training import (
     class_weights,
     run_phases,
 )
+from tfinetune.training.precision import PrecisionName, choose_precision
 from tfinetune.training.strategies import LPFT, Strategy
 
 
@@ -51,11 +52,15 @@ class FineTuner:
         head_units: outputs of a hidden layer before it; 0 for a linear head.
         head_activation: of the hidden layer, a name that Keras knows.
         seed: of the head, dropout, order and augmentation.
+        precision: that the backbone computes in while `fit` trains it: `float32`,
+            `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that this machine was measured
+            to have. What `fit` leaves computes in float32.
         cache: where outputs of frozen layers are kept; give several tuners the same one to share
             them. None takes 2 GiB of memory and up to 10 GiB in `~/.cache/tfinetune`.
         reporter: shows progress; None is silent.
 
     Attributes:
+        precision: what was chosen, and why.
         model: the plain `keras.Model`: image `[b, H, W, 3]`, 0..255, to probabilities.
 
     Raises:
@@ -81,6 +86,7 @@ class FineTuner:
         head_units: int = 0,
         head_activation: str = "relu",
         seed: int = 0,
+        precision: PrecisionName = "auto",
         cache: FeatureCache | None = None,
         reporter: Reporter | None = None,
     ) -> None:
@@ -105,6 +111,7 @@ class FineTuner:
             head_activation=head_activation,
             seed=seed,
         )
+        self.precision = choose_precision(precision, self.assembly)
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
         self._plan: Plan = resolve("all", self.assembly)
@@ -213,6 +220,7 @@ class FineTuner:
                 batch_size=batch_size,
                 augment=augment,
                 seed=self.seed,
+                precision=self.precision.name,
                 class_weights=self.class_weights,
                 checkpoint=checkpoint,
                 cache=self.cache,

@@ -26,6 +26,9 @@ class Recipe(BaseModel):
             best that is available.
         weights: `imagenet`, `none` (start from random weights) or the path of a weights file.
         image_size: height and width in pixels; None takes the backbone's own.
+        features: what to build on: `auto` compares the depths of the backbone on the training
+            photos, a group (`stage_3`) ends it there, a layer's name takes that layer's output;
+            None takes all but the top.
         input_range: what pixel values 0 and 255 become for the backbone, or a convention of
             keras.applications (`tf`, `unit`, `raw`, `torch`, `caffe`); None detects it.
         aspect: how a photo gets to the image size: `crop`, `pad` or `stretch`.
@@ -39,6 +42,8 @@ class Recipe(BaseModel):
         dropout: rate before the last layer, in [0, 1).
         head_units: outputs of a hidden layer before it; 0 for a linear head.
         head_activation: of the hidden layer.
+        precision: that the backbone computes in while it is trained; `auto` is the fastest that was
+            measured on the machine, and a run's recipe names it.
         batch_size: photos a training step.
         seed: of the split, the order, the augmentation and the initial weights.
         decoder_version: which decoder made the pixels.
@@ -50,6 +55,7 @@ class Recipe(BaseModel):
     backbone: str = ""
     weights: str = "imagenet"
     image_size: tuple[Side, Side] | None = None
+    features: str | None = None
     input_range: tuple[float, float] | Preset | None = None
     aspect: Literal["crop", "pad", "stretch"] = "stretch"
     validation: Fraction = 0.15
@@ -61,6 +67,7 @@ class Recipe(BaseModel):
     dropout: Fraction = 0.2
     head_units: Annotated[int, Field(ge=0, le=65536)] = 0
     head_activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoder_version: int = 1

@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 import tfinetune as ft
-from tfinetune.training import FeatureCache, Phase, frozen_prefix, run_phases
+from tfinetune.training import FeatureCache, Phase, View, frozen_prefix, run_phases
+from tfinetune.training.frozen_prefix import FlatGraph
 
 
 def transformer():
@@ -26,8 +27,7 @@ def recurrent():
     photo = keras.Input((16, 16, 3))
     x = layers.Reshape((16, 48))(layers.Rescaling(1 / 127.5, offset=-1)(photo))
     x = layers.GRU(8, return_sequences=True, dropout=0.2, name="rnn_1")(x)
-    lstm = layers.LSTM(6, return_sequences=True, recurrent_dropout=0.2)
-    x = layers.Bidirectional(lstm, name="rnn_2")(x)
+    x = layers.LSTM(6, return_sequences=True, recurrent_dropout=0.2, name="rnn_2")(x)
     return keras.Model(photo, x)
 
 
@@ -42,19 +42,37 @@ def branching():
     return keras.Model(photo, layers.Add()([x, skipped]))
 
 
+def two_inputs():
+    words = keras.Input((5,), dtype="int32", name="words")
+    columns = keras.Input((6,), name="columns")
+    left = layers.GRU(6, name="gru")(layers.Embedding(20, 4, name="embed")(words))
+    right = layers.BatchNormalization()(layers.Dense(6, name="dense")(columns))
+    x = layers.Dense(8, name="joint")(layers.Concatenate()([left, right, columns]))
+    return keras.Model([words, columns], layers.Dense(2, name="top")(x))
+
+
 CASES = {
-    "cnn": (None, ["stage_2:", "head"]),
-    "transformer": (transformer, ["attention_2", "mlp_2", "head"]),
-    "recurrent": (recurrent, ["rnn_2", "head"]),
-    "branching": (branching, ["late", "head"]),
+    "cnn": (None, "stage_2:"),
+    "transformer": (transformer, ("attention_2", "mlp_2", "head")),
+    "recurrent": (recurrent, ("rnn_2", "head")),
+    "branching": (branching, ("late", "head")),
+    "two inputs": (two_inputs, ("gru", "joint", "head")),
 }
 
 
-@pytest.fixture
-def splits(photo_folder):
-    return ft.data.from_image_folder(
-        photo_folder(per_class=8), image_size=16, validation=0.25, test=0
-    )
+@pytest.fixture(scope="module")
+def arrays():
+    random = np.random.default_rng(0)
+    words = random.integers(0, 20, (40, 5)).astype("int32")
+    columns = random.normal(size=(40, 6)).astype("float32")
+    labels = (columns[:, 0] > 0).astype(int)
+    return ft.data.from_arrays({"words": words, "columns": columns}, labels, validation=0.25)
+
+
+@pytest.fixture(scope="module")
+def photos():
+    images = np.random.default_rng(0).integers(0, 255, (28, 16, 16, 3)).astype("uint8")
+    return ft.data.from_arrays(images, np.arange(28) % 2, validation=0.25, test=0)
 
 
 @pytest.fixture
@@ -63,31 +81,111 @@ def always_cut(monkeypatch):
     monkeypatch.setattr(frozen_prefix, "MACS_PER_BYTE", 0.0)
 
 
-def build(name, splits, small_cnn):
-    keras.utils.set_random_seed(0)
-    model = (CASES[name][0] or small_cnn)()
+def tuner_for(model, splits):
     # A random backbone gives no evidence of its range.
-    return ft.FineTuner(model, splits.spec, input_range=(0, 255), cache=FeatureCache())
+    given = (0, 255) if splits.spec.image_size else None
+    return ft.FineTuner(model, splits.spec, input_range=given, cache=FeatureCache())
 
 
-def fit(tuner, splits, phases, cache):
-    run_phases(tuner.assembly, splits, phases=phases, batch_size=7, augment="standard", cache=cache)
+def fit(tuner, splits, phases, *, cache, augment):
+    """Run phases; return the weights."""
+    run_phases(tuner.assembly, splits, phases=phases, batch_size=7, augment=augment, cache=cache)
     return tuner.assembly.get_weights()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_cached_training_gives_the_weights_of_plain_training(name, splits, small_cnn, always_cut):
-    rules = tuple(CASES[name][1])
+def test_cached_training_gives_the_weights_of_plain_training(name, request, small_cnn, always_cut):
+    build, rules = CASES[name]
+    splits = request.getfixturevalue("arrays" if name == "two inputs" else "photos")
+    augment = "none" if name == "two inputs" else "standard"
     phase = Phase(name="top", trainable=rules, epochs=3, learning_rate=0.01, views=2)
-    plain = build(name, splits, small_cnn)
+
+    def tuner():
+        keras.utils.set_random_seed(0)
+        return tuner_for((build or small_cnn)(), splits)
+
+    plain, cached = tuner(), tuner()
     before = plain.assembly.get_weights()
-    cached = build(name, splits, small_cnn)
-    work = cached.frozen_work(splits, [phase], augment="standard")
-    assert work.cuts[0] is not None and "views" in work.describe(0)
-    expected = fit(plain, splits, [phase], None)
-    received = fit(cached, splits, [phase], FeatureCache())
+    cuts = cached.frozen_work(splits, [phase], augment=augment).cuts
+    assert cuts[0] is not None and (len(cuts[0].tensors) > 1) == (
+        name in ("branching", "two inputs")
+    )
+    expected = fit(plain, splits, [phase], cache=None, augment=augment)
+    received = fit(cached, splits, [phase], cache=FeatureCache(), augment=augment)
     moved = 0
     for first, second, start in zip(expected, received, before, strict=True):
         np.testing.assert_allclose(first, second, atol=1e-5)
         moved += not np.array_equal(first, start)
     assert 2 < moved < len(before)
+
+
+def test_features_of_later_phases_are_kept_on_the_way_and_pixels_read_once(
+    photos, small_cnn, always_cut, monkeypatch
+):
+    tuner = tuner_for(small_cnn(), photos)
+    phases = [
+        Phase(name=rules, trainable=rules, epochs=2) for rules in ("head", "stage_2:", "stage_1:")
+    ]
+    opened = []
+    monkeypatch.setattr(
+        View, "batches", lambda *a, plain=View.batches: opened.append(a) or plain(*a)
+    )
+    cache = FeatureCache()
+    run_phases(tuner.assembly, photos, phases=phases, augment="none", cache=cache)
+    assert len(opened) == 2  # the training split and the validation split, in three phases
+
+
+def test_views_of_an_epoch_are_those_of_its_number_modulo_their_count(photos):
+    def images(**options):
+        dataset = photos.train.dataset(32, augment="standard", seed=3, **options)
+        return np.concatenate([batch for batch, _ in dataset])
+
+    three = images(epoch=4, epochs=3, views=2)
+    for index, number in enumerate((0, 1, 0)):
+        rows = slice(index * len(photos.train), (index + 1) * len(photos.train))
+        np.testing.assert_array_equal(three[rows], images(epoch=number))
+
+
+def test_number_of_views_grows_with_epochs_and_shrinks_with_data():
+    counts = [Phase(name="x", epochs=e).view_count(n) for e, n in ((20, 700), (8, 700), (40, 5000))]
+    assert counts == [5, 2, 4]
+    assert Phase(name="x", epochs=20, views=7).view_count(700) == 7
+
+
+def test_what_does_not_pay_is_run_plainly_and_on_fresh_views(photos, small_cnn):
+    tuner = tuner_for(small_cnn(), photos)
+    phases = [
+        Phase(name="all", trainable="all", epochs=20),
+        Phase(name="short", trainable="head", epochs=2),
+        Phase(name="fresh", trainable="head", epochs=20, views="fresh"),
+        Phase(name="head", trainable="head", epochs=20),
+    ]
+    work = tuner.frozen_work(photos, phases, augment="light")
+    assert [cut and cut.name for cut in work.cuts] == [None, None, None, "pool"]
+    assert [work.views(index) for index in range(4)] == [None, None, None, 5]
+    assert "runs once for each of 5 views" in work.describe(3)
+    assert work.describe(0) is None
+
+
+def test_cut_never_loses_a_mask_or_keeps_strings(monkeypatch):
+    words = keras.Input((), dtype="string", name="text")
+    x = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=4)(words)
+    x = layers.Embedding(5, 6, mask_zero=True, name="embed")(x)
+    x = layers.LSTM(4, return_sequences=True, name="first")(x)
+    model = keras.Model(words, layers.LSTM(4, name="second")(x))
+    graph = FlatGraph(model)
+    names = [cut.name for cut in graph.cuts(lambda operation: operation.name != "second")]
+    assert names and not {"embed", "first", "text"} & set(names)
+
+
+def test_everything_up_to_a_cut_and_from_it_is_the_model(small_cnn):
+    model = small_cnn()
+    graph = FlatGraph(model)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype("float32")
+    expected = model(images, training=False)
+    cuts = graph.cuts(lambda operation: True)
+    for first, last in zip(cuts[1:4], cuts[6:9], strict=True):
+        features = graph.segment(None, first)(images, training=False)
+        features = graph.segment(first, last)(features, training=False)
+        output = graph.segment(last, None)(features, training=False)
+        np.testing.assert_array_equal(output, expected)

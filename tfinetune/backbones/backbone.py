@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfinetune.backbones.graph import rebuild
+from tfinetune.backbones.graph import bottlenecks, rebuild
 from tfinetune.backbones.groups import LayerGroup, layer_groups
 from tfinetune.backbones.input_scaling import InputScaling
-from tfinetune.errors import BackboneError
+from tfinetune.errors import BackboneError, UnknownLayerError
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,32 @@ class Backbone:
             rebuild(self.model, image_size=tuple(image_size)),
             note=f"rebuilt from {before} to {after} pixels with the same weights",
         )
+
+    def depths(self) -> dict[str, keras.KerasTensor]:
+        """Return for each group the last tensor in it that everything behind is computed from.
+
+        Groups without one, or whose tensor has no channels to average, are left out.
+        """
+        group_of = {id(layer): group.name for group in self.groups for layer in group.layers}
+        return {
+            group_of[id(step.operation)]: step.tensor
+            for step in bottlenecks(self.model)
+            if id(step.operation) in group_of and 2 <= len(step.tensor.shape) <= 5
+        }
+
+    def up_to(self, group: str) -> "Backbone":
+        """Return the backbone that ends with a group, sharing its layers.
+
+        Raises:
+            UnknownLayerError: if it cannot end there.
+        """
+        depths = self.depths()
+        if group not in depths:
+            raise UnknownLayerError(
+                f"The backbone cannot end with {group!r}. Allowed: {', '.join(depths)}."
+            )
+        model = keras.Model(self.model.input, depths[group], name=self.model.name)
+        return self._around(model, note=f"ends with {group}")
 
     def reinitialized(self, seed: int) -> "Backbone":
         """Return the same architecture with fresh random weights, reproducible under `seed`.

@@ -5,6 +5,7 @@ where there is no resolution any more (tokens, vectors), each attention block or
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import keras
@@ -24,6 +25,11 @@ class LayerGroup:
     def parameters(self) -> int:
         """The number of weights in the group, moving statistics included."""
         return sum(layer.count_params() for layer in self.layers)
+
+
+def is_group_name(name: str) -> bool:
+    """Return whether a name is that of a group, in whatever model."""
+    return re.fullmatch(r"stem|stage_[1-9][0-9]*", name) is not None
 
 
 def layer_groups(model: keras.Model) -> tuple[LayerGroup, ...]:

@@ -24,6 +24,7 @@ from tfinetune.backbones.graph import (
     is_functional,
     rebuild,
 )
+from tfinetune.backbones.groups import is_group_name
 from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
 from tfinetune.backbones.input_scaling import InputScaling
 from tfinetune.backbones.top import find_features, named_features, takes_image
@@ -62,8 +63,8 @@ def load_backbone(
             own size and says so in `provenance.warnings`. Default: the model's own.
         input_range: the range that the backbone expects pixels in, such as `(-1, 1)`, or the
             name of an `InputScaling.preset`. Default: found out.
-        features: name of the layer, or layers, whose output to build on. Default: found by
-            structure, see `backbones.top`.
+        features: what to build on: a group to end with ("stage_3"), or the name of the layer, or
+            layers, whose output to take. Default: found by structure, see `backbones.top`.
         custom_objects: name -> class that the model file may use beside Keras's own.
         seed: of random weights.
 
@@ -88,8 +89,10 @@ def load_backbone(
             f"{opened.source} brings its own weights. Leave it out, or pass weights='none' to "
             "start the same architecture from scratch."
         )
+    group = features if isinstance(features, str) and is_group_name(features) else None
     named = [features] if isinstance(features, str) else list(features or ())
-    backbone = _adapt(opened, size=size, input_range=input_range, features=named)
+    backbone = _adapt(opened, size=size, input_range=input_range, features=() if group else named)
+    backbone = backbone.up_to(group) if group else backbone
     return backbone.reinitialized(seed) if scratch else backbone
 
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from tfinetune.cli import demo, evaluate, export, inspect, predict, search, train
+from tfinetune.cli import cache, demo, evaluate, export, inspect, predict, search, train
 from tfinetune.cli.console import DEBUG_FLAG
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("inspect")(inspect.command)
 app.command("export")(export.command)
+app.add_typer(cache.app, name="cache")
 
 
 def main() -> None:

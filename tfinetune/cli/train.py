@@ -2,13 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfinetune.cli.console import resume_hint, session
 from tfinetune.cli.options import absolute, parse_range, parse_settings
 from tfinetune.cli.tables import show_plan, show_run
+
+if TYPE_CHECKING:
+    from tfinetune.reporting import Reporter
+    from tfinetune.training import FeatureCache
 
 
 def command(
@@ -27,7 +31,8 @@ def command(
         bool, typer.Option("--dry-run", help="Show the plan and its time; train nothing.")
     ] = False,
     strategy: Annotated[
-        str | None, typer.Option(help="lpft (default), linear_probe, head or full.")
+        str | None,
+        typer.Option(help="lpft (default), linear_probe, head, gradual_unfreezing or full."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning [10].")] = None,
     parameters: Annotated[
@@ -36,6 +41,13 @@ def command(
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Pixels [the backbone's own size].")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="What to build on: auto (compares depths on your photos), a group (stage_3) "
+            "or a layer [all but the top]."
+        ),
     ] = None,
     aspect: Annotated[str | None, typer.Option(help="stretch (default), crop or pad.")] = None,
     input_range: Annotated[
@@ -66,9 +78,21 @@ def command(
     head_activation: Annotated[
         str | None, typer.Option(help="Of the hidden layer: relu (default), gelu, silu or tanh.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (default: what is fastest here), float32, mixed_bfloat16 or mixed_float16."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of split, order, augmentation and head [0].")
+    ] = None,
+    cache_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB of memory for outputs of frozen layers; more is read from disk [2]."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
@@ -86,6 +110,7 @@ def command(
         "backbone": backbone and absolute(backbone),
         "weights": weights and absolute(weights),
         "image_size": image_size,
+        "features": features,
         "input_range": input_range and parse_range(input_range),
         "aspect": aspect,
         "validation": validation,
@@ -96,6 +121,7 @@ def command(
         "dropout": dropout,
         "head_units": head_units,
         "head_activation": head_activation,
+        "precision": precision,
         "batch_size": batch_size,
         "seed": seed,
     }
@@ -120,9 +146,18 @@ def command(
         from tfinetune.reporting import Reporter
 
         reporter = Reporter(console)
+        cache = _feature_cache(cache_memory, reporter)
         wanted = base.replace(**fields) if base else Recipe(**fields)
         if dry_run:
-            show_plan(workflow.plan(wanted, reporter=reporter))
+            show_plan(workflow.plan(wanted, cache=cache, reporter=reporter))
             return
-        run = workflow.train(wanted, output, resume=resume, reporter=reporter)
+        run = workflow.train(wanted, output, resume=resume, cache=cache, reporter=reporter)
         show_run(run, as_json=as_json)
+
+
+def _feature_cache(gibibytes: float | None, reporter: "Reporter") -> "FeatureCache":
+    from tfinetune.array_store import ArrayStore
+    from tfinetune.training.feature_cache import DEFAULT_MEMORY, FeatureCache
+
+    memory = DEFAULT_MEMORY if gibibytes is None else int(gibibytes * 2**30)
+    return FeatureCache(ArrayStore(), memory=memory, reporter=reporter)

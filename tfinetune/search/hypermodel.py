@@ -11,12 +11,13 @@ from tfinetune.data import Splits
 from tfinetune.errors import RecipeError, SearchError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
+from tfinetune.reporting import Reporter
 from tfinetune.search.space import Space
 from tfinetune.training import FeatureCache, Phase, class_weights, run_phases
 from tfinetune.training.objectives import cross_entropy
 from tfinetune.training.runner import build_optimizer
 from tfinetune.training.strategies import build_strategy
-from tfinetune.workflow.prepare import head_options, open_backbone
+from tfinetune.workflow.prepare import cut, open_backbone, tuner_options
 
 
 class HyperFineTune(kt.HyperModel):
@@ -86,7 +87,9 @@ class HyperFineTune(kt.HyperModel):
         keras.config.set_dtype_policy(self._policy)  # KerasTuner resets it before every trial
         recipe = self.recipe(hp)
         backbone = open_backbone(recipe, recipe.backbone)
-        tuner = FineTuner(backbone, self._splits.spec, **head_options(recipe), cache=self._cache)
+        backbone = cut(recipe, backbone, self._splits, Reporter())
+        options = {**tuner_options(recipe), "precision": "float32", "cache": self._cache}
+        tuner = FineTuner(backbone, self._splits.spec, **options)
         *convex, phase = self._phases(recipe, tuner)
         if convex:
             run_phases(

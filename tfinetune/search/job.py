@@ -167,7 +167,8 @@ def _train_best(
     path = folder.best_path
     if path.exists():
         shutil.rmtree(path)  # of a shorter search
-    return workflow.train(recipe, path, checkpoint=checkpoint, reporter=workbench.reporter)
+    shared = {"cache": workbench.cache, "reporter": workbench.reporter}
+    return workflow.train(recipe, path, checkpoint=checkpoint, **shared)
 
 
 def _without_history(result: Result) -> dict[str, Any]:

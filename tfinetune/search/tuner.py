@@ -168,12 +168,13 @@ class RecipeTuner(kt.Tuner):
     def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
         """Return status, metrics and history of a trial; keep its weights."""
         folder, path = self._folder, self._folder.checkpoint_path(name)
-        recipe.save(folder.trial_path(name) / "recipe.yaml")
         path.unlink(missing_ok=True)  # a repeated trial starts anew
         checkpoint = HeldCheckpoint(path)
         if "tuner/trial_id" in drawn:
             checkpoint.path = folder.checkpoint_path(drawn["tuner/trial_id"])
         tuner, splits = self._workbench.tuner(recipe)
+        recipe = recipe.replace(precision=tuner.precision.name)
+        recipe.save(folder.trial_path(name) / "recipe.yaml")
         strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
         watch = self._watch(name, sum(phase.epochs for phase in tuner.phases(strategy)), drawn)
         self._workbench.reporter.say(f"trial {name}: {_describe(drawn)}")

@@ -12,7 +12,7 @@ from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.training import FeatureCache
-from tfinetune.workflow.prepare import head_options, open_backbone, read_photos
+from tfinetune.workflow.prepare import cut, open_backbone, read_photos, tuner_options
 
 HELD = 3
 """Backbones, and sizes of photos, that stay in memory."""
@@ -35,15 +35,19 @@ class Workbench:
         self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
         self._backbones: OrderedDict[Any, tuple[Backbone, list]] = OrderedDict()
         self._splits: OrderedDict[Any, Splits] = OrderedDict()
+        self._fastest: str | None = None
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """Return a recipe's backbone with its pretrained weights."""
 
         def load() -> tuple[Backbone, list]:
             opened = open_backbone(recipe, recipe.backbone)
+            splits = self.splits(recipe, opened.image_size)
+            opened = cut(recipe, opened, splits, self.reporter)
             return opened, opened.model.get_weights()
 
-        key = (recipe.backbone, recipe.weights, recipe.image_size, recipe.input_range)
+        fields = ("backbone", "weights", "image_size", "features", "input_range", "aspect")
+        key = tuple(getattr(recipe, name) for name in fields)
         backbone, pretrained = _held(self._backbones, key, load)
         backbone.model.set_weights(pretrained)  # the last trial may have trained them
         return backbone
@@ -66,8 +70,13 @@ class Workbench:
                 "A search compares its trials on validation photos, and none are held out. "
                 "Give --validation a share such as 0.15."
             )
-        options = {**head_options(recipe), "cache": self.cache, "reporter": self.reporter}
-        return FineTuner(backbone, splits.spec, **options), splits
+        options = {**tuner_options(recipe), "cache": self.cache, "reporter": self.reporter}
+        if recipe.precision == "auto" and self._fastest is not None:
+            options["precision"] = self._fastest  # it is a matter of the machine: measured once
+        tuner = FineTuner(backbone, splits.spec, **options)
+        if recipe.precision == "auto":
+            self._fastest = tuner.precision.name
+        return tuner, splits
 
 
 def _held(store: "OrderedDict[Any, T]", key: Any, load: Callable[[], T]) -> T:

@@ -87,6 +87,11 @@ class Segment:
     def __init__(self, model: keras.Model) -> None:
         self.model = model
 
+    @property
+    def end(self) -> str:
+        """The operations whose outputs it gives."""
+        return ", ".join(tensor._keras_history.operation.name for tensor in self.model.outputs)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over architecture and weights."""
@@ -177,7 +182,7 @@ class FeatureCache:
                         self._batches(segments, split, view),
                         rows=len(split),
                         description=f"{len(split)} {split.name} examples, {view.name}, up to "
-                        f"{segments[-1].model.name}",
+                        f"{segments[-1].end}",
                     )
                     found = self.store.open(key)
                 return found

@@ -16,8 +16,12 @@ import numpy as np
 from tfinetune.adaptation import Plan
 from tfinetune.backbones.graph import is_functional, ordered_nodes
 
-MACS_PER_BYTE = 10.0
-"""Multiplications of a forward pass that take as long as reading one byte of features."""
+MACS_PER_BYTE = 30.0
+"""Multiplications of a forward pass that take as long as reading one byte of features.
+
+Two CPU cores ran MobileNetV2 at 30 billion a second, EfficientNetV2-B0 at 53 and ResNet50 at 79,
+while batches of stored features came at 0.9 GB/s.
+"""
 
 Tensors = tuple[keras.KerasTensor, ...]
 

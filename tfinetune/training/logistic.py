@@ -38,6 +38,20 @@ def fit_logistic_head(
         return _fit(views, labels, class_weights, folds=folds, seed=seed)
 
 
+def probe_loss(features: np.ndarray, labels: np.ndarray, *, folds: int = 3, seed: int = 0) -> float:
+    """Return the cross-validated log loss of a linear head: how well features tell classes apart.
+
+    Args:
+        features: `[n, d]`.
+        labels: class indices `[n]`, each class at least `folds` times.
+        folds: of the cross-validation.
+        seed: of the folds.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        scaled = StandardScaler().fit_transform(features).astype(np.float32)
+        return _choose_strength(scaled, labels, None, folds=folds, seed=seed)[1]
+
+
 def _fit(
     views: list[np.ndarray],
     labels: np.ndarray,
@@ -54,11 +68,9 @@ def _fit(
         else np.vectorize(class_weights.get)(labels).astype(np.float32)
     )
     folds = min(folds, int(np.bincount(labels).min()))
-    strength = (
-        _choose_strength(clean, labels, weights, folds=folds, seed=seed)
-        if folds >= 2
-        else UNVALIDATED_STRENGTH
-    )
+    strength = UNVALIDATED_STRENGTH
+    if folds >= 2:
+        strength, _ = _choose_strength(clean, labels, weights, folds=folds, seed=seed)
     every = np.concatenate(
         [clean, *(scaler.transform(view).astype(np.float32) for view in views[1:])]
     )
@@ -83,7 +95,8 @@ def _choose_strength(
     *,
     folds: int,
     seed: int,
-) -> float:
+) -> tuple[float, float]:
+    """Return the strength with the lowest cross-validated log loss, and that loss."""
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     parts = list(splitter.split(features, labels))
     solvers = [_solver(STRENGTHS[0], warm_start=True) for _ in parts]
@@ -106,7 +119,7 @@ def _choose_strength(
         if loss >= best_loss:
             break
         best, best_loss = strength, loss
-    return best
+    return best, best_loss / len(parts)
 
 
 def _solver(strength: float, *, warm_start: bool = False) -> LogisticRegression:

@@ -10,6 +10,8 @@ from tfinetune.adaptation import OptimizerName, Plan, group_multipliers, resolve
 from tfinetune.assembly import Assembly
 from tfinetune.errors import RecipeError
 
+Views = Annotated[int, Field(ge=1)] | Literal["auto", "fresh"]
+
 ENOUGH_VIEWS = 20_000
 """Training examples, each view counted, past which `auto` keeps no more than two views of each."""
 
@@ -55,7 +57,7 @@ class Phase(BaseModel):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_norm: Literal["frozen", "adapt"] = "frozen"
     augment: bool = True
-    views: Annotated[int, Field(ge=1)] | Literal["auto", "fresh"] = "auto"
+    views: Views = "auto"
 
     def plan(self, assembly: Assembly) -> Plan:
         """Resolve which layers train on a model; `apply` the result to set the flags."""

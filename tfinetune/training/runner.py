@@ -25,6 +25,7 @@ from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
 from tfinetune.training.objectives import CROSS_ENTROPY, cross_entropy, metrics
 from tfinetune.training.phase import Phase, check_head
+from tfinetune.training.precision import computing_in
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Runner:
     batch_size: int = 32
     augment: str = "light"
     seed: int = 0
+    precision: str = "float32"
     class_weights: dict[int, float] | None = None
     checkpoint: Checkpoint | None = None
     cache: FeatureCache | None = None
@@ -66,6 +68,10 @@ class Runner:
     def run(self, phases: Sequence[Phase]) -> Outcome:
         """Run the phases that are not finished yet, then load the candidate that ships."""
         check_head(phases, hidden=len(self.assembly.head_layers) > 1)
+        with computing_in(self.precision, self.assembly.backbone.model):
+            return self._run(phases)
+
+    def _run(self, phases: Sequence[Phase]) -> Outcome:
         _seed_generators(self.assembly, self.seed)
         state = (self.checkpoint.load() if self.checkpoint else None) or TrainingState()
         if state.weights:
@@ -123,7 +129,13 @@ class Runner:
         stage = self._stage(phase, state, work)
         steps = stage.train.steps(self.batch_size)
         model = stage.model
-        plan = compile_for(phase, self.assembly, model=model, steps=steps * phase.epochs)
+        plan = compile_for(
+            phase,
+            self.assembly,
+            model=model,
+            steps=steps * phase.epochs,
+            precision=self.precision,
+        )
         if state.optimizer:
             for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
                 variable.assign(value)
@@ -209,13 +221,16 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     return max(measured, key=lambda candidate: candidate.score) if measured else usable[-1]
 
 
-def build_optimizer(phase: Phase, assembly: Assembly, *, steps: int) -> keras.Optimizer:
+def build_optimizer(
+    phase: Phase, assembly: Assembly, *, steps: int, precision: str = "float32"
+) -> keras.optimizers.Optimizer:
     """Return the phase's optimizer with its schedule and rates per group.
 
     Args:
         phase: rates, decay, warm-up and clipping.
         assembly: gives every variable its group.
         steps: of the whole phase.
+        precision: `mixed_float16` needs its loss scaled, for small gradients vanish in it.
     """
     warmup = round(phase.warmup * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -224,13 +239,16 @@ def build_optimizer(phase: Phase, assembly: Assembly, *, steps: int) -> keras.Op
         warmup_target=phase.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    return OPTIMIZERS[phase.optimizer](
+    optimizer = OPTIMIZERS[phase.optimizer](
         schedule,
         layer_decay=phase.layer_decay,
         assembly=assembly,
         weight_decay=phase.weight_decay or None,
         global_clipnorm=phase.clip_norm,
     )
+    if precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 class _Recorder(keras.callbacks.Callback):
@@ -297,7 +315,14 @@ def _seed_generators(assembly: Assembly, seed: int) -> None:
         variable.assign(np.array([seed, index + 1], dtype=variable.dtype))
 
 
-def compile_for(phase: Phase, assembly: Assembly, *, model: keras.Model, steps: int) -> Plan:
+def compile_for(
+    phase: Phase,
+    assembly: Assembly,
+    *,
+    model: keras.Model,
+    steps: int,
+    precision: str = "float32",
+) -> Plan:
     """Set the trainable flags of a phase and compile the model that it fits.
 
     Args:
@@ -306,6 +331,7 @@ def compile_for(phase: Phase, assembly: Assembly, *, model: keras.Model, steps: 
         model: `assembly.logits_model` or a suffix of it; compiled in place, its optimizer already
             built, with the same variables for either.
         steps: of the whole phase.
+        precision: see `build_optimizer`.
 
     Returns:
         The plan that was applied and checked.
@@ -313,7 +339,7 @@ def compile_for(phase: Phase, assembly: Assembly, *, model: keras.Model, steps: 
     plan = phase.plan(assembly)
     plan.apply()
     model.compile(
-        optimizer=build_optimizer(phase, assembly, steps=steps),
+        optimizer=build_optimizer(phase, assembly, steps=steps, precision=precision),
         loss=cross_entropy(phase.label_smoothing),
         metrics=metrics(phase.label_smoothing),
         jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions

@@ -14,6 +14,7 @@ from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
 from tfinetune.storage import atomic_path, sha256_file, write_json
+from tfinetune.training import FeatureCache
 from tfinetune.training.estimate import estimate_seconds
 from tfinetune.training.strategies import Strategy, build_strategy
 from tfinetune.workflow.finished import Run
@@ -27,11 +28,13 @@ from tfinetune.workflow.summary import (
 )
 
 
-def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def plan(
+    recipe: Recipe, *, cache: FeatureCache | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
     """Say what a recipe would do and for how long, measured on a few batches; write nothing."""
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
     with reporter or Reporter() as reporter:
-        recipe, tuner, splits = prepare(recipe, reporter)
+        recipe, tuner, splits = prepare(recipe, reporter, cache=cache)
         phases = tuner.phases(strategy)
         work = tuner.frozen_work(splits, phases, augment=recipe.augmentation)
         seconds = estimate_seconds(work, batch_size=recipe.batch_size)
@@ -57,6 +60,7 @@ def train(
     resume: bool = False,
     backbone: keras.Model | None = None,
     checkpoint: str | Path | None = None,
+    cache: FeatureCache | None = None,
     reporter: Reporter | None = None,
     comparison: list[dict[str, Any]] | None = None,
 ) -> Run:
@@ -69,6 +73,7 @@ def train(
         backbone: a model in memory, in place of `recipe.backbone`. It is saved into the run, so
             that the run's recipe reproduces without it; a resumed run takes the saved one.
         checkpoint: where another run of this recipe got to; a new run goes on from there.
+        cache: where outputs of frozen layers are kept, see `FineTuner`.
         reporter: shows progress; None is silent.
         comparison: rows `{name, accuracy, interval, seconds}` for the report.
 
@@ -84,11 +89,13 @@ def train(
             if not recipe.backbone or backbone is not None:  # it was chosen, or kept, then
                 recipe = recipe.replace(backbone=folder.recipe().backbone)
             backbone = None
+            if recipe.precision == "auto":  # what was measured then; now it may come out otherwise
+                recipe = recipe.replace(precision=folder.recipe().precision)
             folder.check_same_recipe(recipe)
             if folder.finished:
                 reporter.say(f"The run in {output} is finished already.")
                 return Run(folder)
-        recipe, tuner, splits = prepare(recipe, reporter, backbone=backbone)
+        recipe, tuner, splits = prepare(recipe, reporter, backbone=backbone, cache=cache)
         phases = tuner.phases(strategy)
         started = {
             "fingerprint": splits.spec.fingerprint,
@@ -96,7 +103,9 @@ def train(
             "phases": [phase.model_dump(mode="json") for phase in phases],
             "plan": plan_rows(tuner, phases),
             "comparison": comparison or [],
+            "precision": vars(tuner.precision),
         }
+        recipe = recipe.replace(precision=tuner.precision.name)
         if resume:
             folder.check_same_start(started)
         else:
@@ -158,6 +167,7 @@ def _execute(
     metrics |= {
         "parity": [vars(row) for row in parity],
         "comparison": started["comparison"],
+        "precision": started["precision"],
         "seconds": watch.seconds,
         "total_seconds": watch.total,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -11,13 +11,20 @@ from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.training import FeatureCache
+from tfinetune.training.depth import choose_depth
 
+AUTO_FEATURES = "auto"
 DEFAULT_BACKBONE = "EfficientNetV2B0"
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "assets" / "demo_backbone.h5"
 
 
 def prepare(
-    recipe: Recipe, reporter: Reporter, *, backbone: keras.Model | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    backbone: keras.Model | None = None,
+    cache: FeatureCache | None = None,
 ) -> tuple[Recipe, FineTuner, Splits]:
     """Load the backbone, then read the photos at its size.
 
@@ -25,6 +32,7 @@ def prepare(
         recipe: what to load.
         reporter: told of warnings and progress.
         backbone: a model in memory, in place of the one that the recipe names.
+        cache: for the tuner.
 
     Returns:
         The recipe with its backbone named, the tuner, and the data.
@@ -46,8 +54,9 @@ def prepare(
     for warning in backbone.provenance.warnings:
         reporter.say(warning)
     splits = read_photos(recipe, backbone.image_size, reporter)
-    tuner = FineTuner(backbone, splits.spec, **head_options(recipe), reporter=reporter)
-    return recipe, tuner, splits
+    backbone = cut(recipe, backbone, splits, reporter)
+    options = {**tuner_options(recipe), "cache": cache, "reporter": reporter}
+    return recipe, FineTuner(backbone, splits.spec, **options), splits
 
 
 def read_photos(recipe: Recipe, image_size: tuple[int, int], reporter: Reporter) -> Splits:
@@ -64,9 +73,16 @@ def read_photos(recipe: Recipe, image_size: tuple[int, int], reporter: Reporter)
         )
 
 
-def head_options(recipe: Recipe) -> dict[str, Any]:
-    """Return what a recipe says of the head, as arguments of `FineTuner`."""
-    fields = ("dropout", "head_units", "head_activation", "seed")
+def cut(recipe: Recipe, backbone: Backbone, splits: Splits, reporter: Reporter) -> Backbone:
+    """Return a backbone as deep as a recipe wants it; what it names is cut already."""
+    if recipe.features != AUTO_FEATURES:
+        return backbone
+    return choose_depth(backbone, splits.train, seed=recipe.seed, reporter=reporter)
+
+
+def tuner_options(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says of head, precision and seed, as arguments of `FineTuner`."""
+    fields = ("dropout", "head_units", "head_activation", "precision", "seed")
     return {name: getattr(recipe, name) for name in fields}
 
 
@@ -77,6 +93,7 @@ def open_backbone(recipe: Recipe, source: str | keras.Model) -> Backbone:
         weights=recipe.weights,
         image_size=recipe.image_size,
         input_range=recipe.input_range,
+        features=None if recipe.features == AUTO_FEATURES else recipe.features,
         seed=recipe.seed,
     )
 

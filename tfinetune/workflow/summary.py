@@ -24,6 +24,7 @@ from tfinetune.evaluation import (
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.training import Phase
+from tfinetune.training.precision import Precision
 
 
 def announcement(tuner: FineTuner, splits: Splits) -> list[str]:
@@ -36,7 +37,8 @@ def announcement(tuner: FineTuner, splits: Splits) -> list[str]:
         f"({', '.join(f'{count} {name}' for name, count in sizes.items())}); "
         f"{len(splits.quarantine)} set aside, {splits.ignored} stray files ignored.",
         f"Backbone {Path(tuner.backbone.provenance.source).name} at {height}x{width} pixels, "
-        f"expects {scaling.describe()} ({scaling.origin}). Device: {device()}.",
+        f"expects {scaling.describe()} ({scaling.origin}). Device: {device()}, "
+        f"training in {tuner.precision.describe()}.",
     ]
     if splits.duplicates:
         sentences.append(
@@ -185,7 +187,7 @@ def report_data(
         phase_seconds=metrics["seconds"],
         total_seconds=metrics["total_seconds"],
         peak_memory_bytes=metrics["peak_memory_bytes"],
-        device=device(),
+        device=f"{device()}, trained in {Precision(**metrics['precision']).describe()}",
         versions={name: version(name) for name in ("tfinetune", "tensorflow", "keras", "numpy")},
         backbone={
             "source": facts["source"],

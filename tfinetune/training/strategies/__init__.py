@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tfinetune.errors import RecipeError
 from tfinetune.recipe import explain_validation
 from tfinetune.training.strategies.full import Full
+from tfinetune.training.strategies.gradual_unfreezing import GradualUnfreezing
 from tfinetune.training.strategies.head import Head
 from tfinetune.training.strategies.linear_probe import LinearProbe
 from tfinetune.training.strategies.lpft import LPFT
@@ -21,9 +22,19 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "linear_probe": LinearProbe,
     "head": Head,
     "full": Full,
+    "gradual_unfreezing": GradualUnfreezing,
 }
 
-__all__ = ["LPFT", "STRATEGIES", "Full", "Head", "LinearProbe", "Strategy", "build_strategy"]
+__all__ = [
+    "LPFT",
+    "STRATEGIES",
+    "Full",
+    "GradualUnfreezing",
+    "Head",
+    "LinearProbe",
+    "Strategy",
+    "build_strategy",
+]
 
 
 def build_strategy(name: str, parameters: dict[str, Any]) -> Strategy:

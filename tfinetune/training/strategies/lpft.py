@@ -1,4 +1,4 @@
-"""LP-FT: probe first, then fine-tune everything from there."""
+"""LP-FT: probe first, then fine-tune from there."""
 
 from collections.abc import Sequence
 from typing import Annotated

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tfinetune.adaptation import OptimizerName
 from tfinetune.data import DataSpec
-from tfinetune.training.phase import Phase
+from tfinetune.training.phase import Phase, Views
 
 
 class Strategy(BaseModel, ABC):
@@ -39,6 +39,7 @@ class GradientStrategy(Strategy):
         weight_decay: of the optimizer.
         optimizer: `adamw`, `lion` or `sgd`.
         label_smoothing: share of each label that is spread over all classes.
+        views: see `Phase`.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -46,13 +47,15 @@ class GradientStrategy(Strategy):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     optimizer: OptimizerName = "adamw"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    views: Views = "auto"
 
 
 class BackboneStrategy(GradientStrategy):
     """Base of strategies that train layers of the backbone.
 
     Attributes:
-        trainable: layer rules: where the frozen part ends.
+        trainable: layer rules; `"stage_5:"` trains that group and all after it, `"-2:"` the last
+            two, and what lies before runs once.
         layer_decay: factor on the rate for each group further from the head.
         batch_norm: `frozen` for a pretrained backbone; a random one needs `adapt`.
     """

@@ -1,0 +1,81 @@
+"""Predicting: the exported SavedModel and tfinetune's `predict` against plain `model.predict`.
+
+The same fine-tuned model and the same photos, decoded and in memory.
+
+    python -m benchmarks serving --backbone base_model.h5
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import tfinetune as ft
+from benchmarks.augmentation import cut_photos
+from benchmarks.race import race, show
+from tfinetune.inference import constant_function, predict
+
+BATCH_SIZE = 64
+LEAST = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m benchmarks serving`."""
+    parser.add_argument("--backbone", default="MobileNetV2", help="file or architecture")
+    parser.add_argument("--weights", default="none", help="of an architecture")
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--photos", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--results", type=Path, help="JSON file to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
+    photos = cut_photos(arguments.photos, side=arguments.image_size).astype(np.float32)
+    splits = ft.data.from_arrays(photos, np.arange(len(photos)) % 2, validation=0, test=0)
+    backbone = ft.load_backbone(
+        arguments.backbone,
+        weights=arguments.weights,
+        image_size=arguments.image_size,
+        input_range="tf",
+    )
+    tuner = ft.FineTuner(backbone, splits.spec)
+    function = constant_function(tuner.model)
+    with tempfile.TemporaryDirectory() as folder:
+        tuner.export(Path(folder) / "1")
+        signature = tf.saved_model.load(str(Path(folder) / "1")).signatures["serving_default"]
+
+    def serve() -> np.ndarray:
+        answers = [signature(images=tf.constant(batch)) for batch in batches()]
+        return np.concatenate([answer["probabilities"].numpy() for answer in answers])
+
+    def batches() -> list[np.ndarray]:
+        return [photos[start : start + BATCH_SIZE] for start in range(0, len(photos), BATCH_SIZE)]
+
+    def ours() -> np.ndarray:
+        dataset = tf.data.Dataset.from_tensor_slices(photos).batch(BATCH_SIZE)
+        return predict(function, dataset, total=len(photos))
+
+    def plain() -> np.ndarray:
+        return tuner.model.predict(photos, batch_size=BATCH_SIZE, verbose=0)
+
+    expected = plain()
+    rows = []
+    for name, contestant in (("exported SavedModel", serve), ("predict", ours)):
+        difference = float(np.abs(contestant() - expected).max())
+        rows.append(
+            race(
+                name,
+                contestant,
+                plain,
+                peer_name="model.predict",
+                examples=len(photos),
+                repeats=arguments.repeats,
+                least=LEAST,
+                note=f"differs by {difference:.0e}",
+            )
+        )
+    title = f"{arguments.backbone} at {arguments.image_size} px"
+    show(rows, title=title, results=arguments.results)

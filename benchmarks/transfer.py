@@ -1,0 +1,74 @@
+"""What pretraining is worth: a linear probe on each backbone against the same one at random.
+
+Both learn from the same splits, 30% of the photos for testing, one split for each seed. The random
+one has the same architecture, image size and pixel range; its BatchNorm statistics are those of a
+fresh layer. Each is used up to the depth that does best in cross-validation on its training photos.
+
+    python -m benchmarks transfer --data photos/ --backbone a.h5 --backbone b.keras
+"""
+
+import argparse
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+TARGET = 0.05
+"""Least mean gain in accuracy of pretrained over random weights."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m benchmarks transfer`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder per class")
+    parser.add_argument("--backbone", action="append", required=True, help="may be repeated")
+    parser.add_argument("--image-size", type=int, help="rebuild backbones that can be, at this")
+    parser.add_argument("--seeds", type=int, default=3, help="splits to measure")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print a row for each backbone."""
+    table = Table(title=f"{arguments.data.name}: linear probe, {arguments.seeds} splits")
+    for column in ("backbone", "pixels", "pretrained", "random", "points gained", "least", "holds"):
+        table.add_column(column, justify="left" if column == "backbone" else "right")
+    for source in arguments.backbone:
+        trials = []
+        for seed in range(arguments.seeds):
+            size, pretrained = _accuracy(arguments, source, seed, weights="imagenet")
+            _, random = _accuracy(arguments, source, seed, weights="none")
+            trials.append((pretrained, random))
+            print(f"{source} seed {seed}: {pretrained:.3f}, random {random:.3f}", flush=True)
+        pretrained, random = np.mean(trials, axis=0)
+        gains = [mine - theirs for mine, theirs in trials]
+        table.add_row(
+            "/".join(Path(source).parts[-2:]),
+            "x".join(map(str, size)),
+            f"{pretrained:.3f}",
+            f"{random:.3f}",
+            f"{100 * np.mean(gains):+.1f}",
+            f"{100 * min(gains):+.1f}",
+            "yes" if np.mean(gains) >= TARGET else "NO",
+        )
+    Console(width=110).print(table)
+
+
+def _accuracy(
+    arguments: argparse.Namespace, source: str, seed: int, *, weights: str
+) -> tuple[tuple[int, int], float]:
+    import tfinetune as ft
+    from tfinetune.training import FeatureCache
+
+    backbone = ft.load_backbone(source, weights=weights, image_size=arguments.image_size, seed=seed)
+    splits = _splits(arguments.data, backbone.image_size, seed)
+    backbone = ft.choose_depth(backbone, splits.train, seed=seed)
+    tuner = ft.FineTuner(backbone, splits.spec, seed=seed, cache=FeatureCache())
+    tuner.fit(splits, ft.strategies.LinearProbe())
+    return backbone.image_size, tuner.evaluate(splits.test)["accuracy"]
+
+
+@lru_cache(maxsize=1)
+def _splits(data: Path, image_size: tuple[int, int], seed: int):
+    import tfinetune as ft
+
+    return ft.data.from_image_folder(data, image_size=image_size, validation=0, test=0.3, seed=seed)
