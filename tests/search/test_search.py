@@ -14,6 +14,7 @@ from tfinetune.search import SearchFolder, run
 from tfinetune.search.job import finish, open_search, run_trials
 from tfinetune.search.setup import read_ranking
 from tfinetune.search.tuner import RecipeTuner
+from tfinetune.training import Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,8 @@ def trials(workbench, tmp_path):
 
     def board(asked, *, resume=False, deadline=None):
         folder = open_search(asked, tmp_path / "s", resume=resume)
-        run_trials(folder, workbench, deadline=deadline)
+        folder.write_deadline(deadline)
+        run_trials(folder, workbench)
         return folder.leaderboard()
 
     return board
@@ -87,11 +89,14 @@ def test_search_without_a_trial_that_succeeds_says_why(search_recipe, trials, wo
         finish(SearchFolder.open(tmp_path / "s"), workbench)
 
 
-def test_time_is_up_after_the_epoch_in_which_it_passes(search_recipe, trials):
+def test_time_is_up_after_the_epoch_in_which_it_passes(search_recipe, trials, tmp_path):
     asked = search_recipe(recipe={"strategy_parameters": {"epochs": 2000}}, trials=9)
     started = time.monotonic()
     (only,) = trials(asked, deadline=time.time() + 3)
     assert only.status == "stopped" and 0 < len(only.history) < 2000
+    # The winner of such a search trains no more: it ships what it has.
+    state = Checkpoint(tmp_path / "s/trials/trial_0/checkpoint.npz").load()
+    assert state.phase > 1 and state.candidates[-1].accuracy == only.metrics["val_accuracy"]
     assert time.monotonic() - started < 60
 
 
@@ -149,21 +154,35 @@ def test_dtype_policy_is_that_of_the_search_whatever_a_trial_does(
 
 
 @pytest.mark.parametrize("oracle", ["bayesian", "hyperband", "grid"])
-def test_every_oracle_starts_with_the_default_and_ends(oracle, search_recipe, trials):
+def test_every_oracle_starts_with_the_default_and_ends(oracle, search_recipe, trials, tmp_path):
     asked = search_recipe(
         oracle=oracle,
-        trials=6,
-        recipe={"strategy_parameters": {"epochs": 4}},
+        trials=7,
+        recipe={"strategy_parameters": {"epochs": 3}},
         space={"learning_rate": [1e-3, 0.03, 0.1], "dropout": [0.2, 0.4]},
     )
     by_trial = {r.trial: r for r in trials(asked)}
-    assert len(by_trial) == 6 and by_trial["0"].values == {"learning_rate": 1e-3, "dropout": 0.2}
+    assert len(by_trial) == (7 if oracle == "hyperband" else 6) and by_trial["0"].values == {
+        "learning_rate": 1e-3,
+        "dropout": 0.2,
+    }
     assert not any(r.status == "failed" for r in by_trial.values())
     if oracle == "grid":
         assert len({tuple(r.values.items()) for r in by_trial.values()}) == 6
     if oracle == "hyperband":
-        assert by_trial["0"].status == "completed" and len(by_trial["0"].history) == 4
-        assert "paused" in {r.status for r in by_trial.values()}
+        assert by_trial["0"].status == "completed" and len(by_trial["0"].history) == 3
+        paused = {r.trial: r for r in by_trial.values() if r.status == "paused"}
+        assert paused and all(len(r.history) < 3 for r in paused.values())
+        state = json.loads((tmp_path / "s/trials/oracle.json").read_text())
+        goes_on = [
+            (by_trial[run["id"]].history, paused[run["past_id"]].history)
+            for bracket in state["brackets"]
+            for run in sum(bracket["rounds"], [])
+            if run["past_id"]
+        ]
+        # What a trial has done is not done again: its first epochs are those of the one before.
+        assert goes_on and all(rows[: len(before)] == before for rows, before in goes_on)
+        assert all(len(rows) > len(before) for rows, before in goes_on)
 
 
 def test_trials_without_hope_end_early(search_recipe, trials):

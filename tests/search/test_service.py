@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -69,7 +70,7 @@ def chief(search_recipe, workbench, tmp_path):
     folder = open_search(search_recipe(trials=3, oracle="random"), tmp_path / "s")
     prepare(folder, workbench)
     setup = Setup.of(folder)
-    setup.start_oracle(None)
+    setup.start_oracle()
     return setup.oracle
 
 
@@ -124,3 +125,30 @@ def test_workers_that_cannot_start_are_an_error(search_recipe, workbench, tmp_pa
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(SearchError, match="Workers cannot start: the last ended with code 1"):
         run_chief(folder, workers=1)
+
+
+@pytest.mark.slow
+def test_worker_started_by_hand_goes_on_with_a_chief_that_was_restarted(
+    search_recipe, workbench, tmp_path, world, monkeypatch
+):
+    monkeypatch.setenv("TFINETUNE_CACHE", str(world.cache))
+    folder = open_search(search_recipe(trials=3, oracle="random"), tmp_path / "s")
+    prepare(folder, workbench)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tfinetune", "search", "--worker", "--chief", address]
+    worker = subprocess.Popen([*command, "--output", folder.path])
+    try:
+        for ended in (1, 3):
+            setup = Setup.of(folder)
+            setup.start_oracle()
+            with serve(setup.oracle, address) as (_, listener):
+                while len(setup.oracle.end_order) < ended or (ended == 3 and listener.is_needed()):
+                    assert worker.poll() in (None, 0)
+                    time.sleep(0.02)
+        assert worker.wait(timeout=60) == 0
+    finally:
+        worker.kill()
+    assert sorted(r.trial for r in folder.leaderboard()) == ["0", "1", "2"]
+    assert {r.status for r in folder.leaderboard()} == {"completed"}

@@ -63,6 +63,10 @@ class SearchRecipe(BaseModel):
                 f"Choose from {', '.join(OBJECTIVES)}."
             )
 
+    def replace(self, **changes: Any) -> "SearchRecipe":
+        """Return a search with some fields changed, validated again."""
+        return SearchRecipe(**{**dict(self), **changes})
+
     def to_yaml(self) -> str:
         """Return the search as YAML text."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -78,6 +82,7 @@ class SearchFolder:
         self.trials_path = self.path / "trials"
         self.leaderboard_path = self.path / "leaderboard.json"
         self.report_path = self.path / "report.html"
+        self.deadline_path = self.path / "deadline.json"
         self.log_path = self.path / "log.txt"
         self.best_path = self.path / "best"
 
@@ -147,6 +152,16 @@ class SearchFolder:
         if not isinstance(fields, dict):
             raise SearchError(f"{self.recipe_path} is not a search.")
         return SearchRecipe(**fields)
+
+    def write_deadline(self, deadline: float | None) -> None:
+        """Set when the search ends, in seconds since 1970; None sets no end."""
+        write_json(self.deadline_path, deadline)
+
+    def deadline(self) -> float | None:
+        """Return when the search ends, in every process the same."""
+        if not self.deadline_path.is_file():
+            return None
+        return json.loads(self.deadline_path.read_text(encoding="utf-8"))
 
     def trial_path(self, trial: str) -> Path:
         """Return the folder of a trial."""

@@ -18,8 +18,11 @@ from tfinetune.search.service import LOOPBACK, run_chief
 from tfinetune.search.setup import prepare, read_ranking
 from tfinetune.search.soup import add_soup
 from tfinetune.search.space import Space
+from tfinetune.search.tuner import settle
 from tfinetune.search.workbench import Workbench
 from tfinetune.storage import write_json
+from tfinetune.training import Checkpoint
+from tfinetune.workflow.prepare import load_default
 
 
 @dataclass(frozen=True)
@@ -94,38 +97,25 @@ def run(
         >>> search = ft.search.SearchRecipe(recipe=recipe, trials=20)
         >>> ft.search.run(search, "runs/search").best.metrics  # doctest: +SKIP
     """
-    deadline = None if max_time is None else time.time() + max_time
     with reporter or Reporter() as reporter:
-        folder = open_search(search, output, resume=resume)
+        folder = open_search(search, output, resume=resume, reporter=reporter)
+        folder.write_deadline(None if max_time is None else time.time() + max_time)
         reporter.log_to(folder.log_path)
         workbench = workbench or Workbench(reporter=reporter)
         if workers == 1 and chief is None:
-            run_trials(folder, workbench, deadline=deadline)
+            run_trials(folder, workbench)
         else:
             prepare(folder, workbench)
-            run_chief(
-                folder,
-                workers=workers,
-                address=chief or LOOPBACK,
-                deadline=deadline,
-                reporter=reporter,
-            )
+            address = chief or LOOPBACK
+            run_chief(folder, workers=workers, address=address, reporter=reporter)
         return finish(folder, workbench)
 
 
-def run_trials(
-    folder: SearchFolder, workbench: Workbench, *, deadline: float | None = None
-) -> None:
-    """Rank the backbones and run the trials that are missing, in this process.
-
-    Args:
-        folder: of the search.
-        workbench: what trials share.
-        deadline: in seconds since 1970.
-    """
+def run_trials(folder: SearchFolder, workbench: Workbench) -> None:
+    """Rank the backbones and run the trials that are missing, in this process."""
     setup = prepare(folder, workbench)
-    setup.start_oracle(deadline)
-    setup.tuner(workbench, deadline=deadline).search()
+    setup.start_oracle()
+    setup.tuner(workbench).search()
 
 
 def finish(folder: SearchFolder, workbench: Workbench) -> Search:
@@ -146,13 +136,24 @@ def finish(folder: SearchFolder, workbench: Workbench) -> Search:
 
 
 def open_search(
-    search: SearchRecipe | None, output: str | Path, *, resume: bool = False
+    search: SearchRecipe | None,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    reporter: Reporter | None = None,
 ) -> SearchFolder:
     """Take a folder for a search, or that of one that goes on; see `run`."""
+    unnamed = search is not None and not (search.recipe.backbone or search.backbones)
     if resume:
+        if unnamed:  # it was chosen then
+            chosen = SearchFolder.open(output).recipe().recipe.backbone
+            search = search.replace(recipe=search.recipe.replace(backbone=chosen))
         return SearchFolder.resume(output, search)
     if search is None:
         raise SearchError("There is nothing to search for: give a SearchRecipe, or resume=True.")
+    if unnamed:
+        recipe, _ = load_default(search.recipe, reporter or Reporter())
+        search = search.replace(recipe=recipe)
     # An impossible space is refused before the folder is made.
     Space(**search.space).hyperparameters(search.recipe)
     return SearchFolder.create(output, search)
@@ -162,6 +163,9 @@ def _train_best(
     folder: SearchFolder, leaderboard: list[Result], workbench: Workbench
 ) -> workflow.Run:
     winner = leaderboard[0]
+    is_over = folder.deadline() is not None and time.time() >= folder.deadline()
+    if winner.status == "paused" and is_over:
+        _settle(folder.checkpoint_path(winner.trial))
     recipe = Recipe.load(folder.trial_path(winner.trial) / "recipe.yaml")
     checkpoint = add_soup(folder, leaderboard, workbench)
     path = folder.best_path
@@ -169,6 +173,13 @@ def _train_best(
         shutil.rmtree(path)  # of a shorter search
     shared = {"cache": workbench.cache, "reporter": workbench.reporter}
     return workflow.train(recipe, path, checkpoint=checkpoint, **shared)
+
+
+def _settle(path: Path) -> None:
+    checkpoint = Checkpoint(path)
+    if (state := checkpoint.load()) is not None:
+        settle(state)
+        checkpoint.save(state)
 
 
 def _without_history(result: Result) -> dict[str, Any]:

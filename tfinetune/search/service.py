@@ -117,7 +117,6 @@ def run_chief(
     *,
     workers: int,
     address: str = LOOPBACK,
-    deadline: float | None = None,
     reporter: Reporter | None = None,
 ) -> None:
     """Give out the trials that are missing, to workers of its own and to others that ask.
@@ -126,7 +125,6 @@ def run_chief(
         folder: of a search whose backbones are chosen.
         workers: processes to start here.
         address: `HOST:PORT` to listen at.
-        deadline: in seconds since 1970.
         reporter: told of workers that die.
 
     Raises:
@@ -134,10 +132,10 @@ def run_chief(
     """
     reporter = reporter or Reporter()
     setup = Setup.of(folder)
-    setup.start_oracle(deadline)
+    setup.start_oracle()
     with serve(setup.oracle, address) as (bound, listener):
         reporter.say(f"The chief of the search listens at {bound}.")
-        crew = Crew(folder, setup.oracle, bound, deadline=deadline, reporter=reporter)
+        crew = Crew(folder, setup.oracle, bound, reporter=reporter)
         try:
             crew.start(workers)
             while crew.tend() or listener.is_needed():
@@ -148,14 +146,13 @@ def run_chief(
             crew.stop()
 
 
-def run_worker(address: str, name: str, folder: SearchFolder, *, deadline: float | None) -> None:
+def run_worker(address: str, name: str, folder: SearchFolder) -> None:
     """Train trials that a chief gives out, until it has no more.
 
     Args:
         address: `HOST:PORT` of the chief.
         name: unique among the workers.
         folder: of the search, the one that the chief has.
-        deadline: in seconds since 1970.
 
     Raises:
         SearchError: if the chief does not answer in time.
@@ -172,7 +169,7 @@ def run_worker(address: str, name: str, folder: SearchFolder, *, deadline: float
     workbench = Workbench()
     workbench.tuner(setup.base)
     while True:
-        tuner = setup.tuner(workbench, deadline=deadline)
+        tuner = setup.tuner(workbench)
         try:
             with _signs_of_life(tuner):
                 tuner.search()
@@ -212,7 +209,7 @@ def work(chief: str, output: str | Path) -> None:
     """
     split_address(chief)
     name = f"worker-{socket.gethostname()}-{os.getpid()}"
-    run_worker(chief, name, SearchFolder.open(output), deadline=None)
+    run_worker(chief, name, SearchFolder.open(output))
 
 
 def reach(address: str, *, seconds: float = REACH_SECONDS) -> None:
@@ -252,11 +249,10 @@ class Crew:
         oracle: Durable,
         address: str,
         *,
-        deadline: float | None,
         reporter: Reporter,
     ) -> None:
         self._folder, self._oracle, self._address = folder, oracle, address
-        self._deadline, self._reporter = deadline, reporter
+        self._reporter = reporter
         self._processes: dict[str, subprocess.Popen] = {}
         self._deaths: Counter[str | None] = Counter()
         self._started = 0
@@ -267,7 +263,7 @@ class Crew:
             name = f"worker-{socket.gethostname()}-{os.getpid()}-{self._started}"
             self._started += 1
             command = [sys.executable, "-m", "tfinetune.search.worker", self._address, name]
-            command += [str(self._folder.path), str(self._deadline or ""), str(os.getpid())]
+            command += [str(self._folder.path), str(os.getpid())]
             log = open(self._folder.path / f"worker-{self._started}.txt", "ab")  # noqa: SIM115
             with log:
                 self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log)

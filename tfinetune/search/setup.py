@@ -45,15 +45,15 @@ class Setup:
             seed=base.seed,
         )
         oracle._set_project_dir(str(folder.path), folder.trials_path.name)
+        oracle.deadline = folder.deadline()
         return cls(folder, space, base, oracle, max(1, epochs))
 
-    def start_oracle(self, deadline: float | None) -> None:
-        """Let the oracle go on where it was, until the deadline."""
-        self.oracle.deadline = deadline
+    def start_oracle(self) -> None:
+        """Let the oracle go on where it was."""
         if Path(self.oracle._get_oracle_fname()).is_file():
             self.oracle.reload()
 
-    def tuner(self, workbench: Workbench, *, deadline: float | None) -> RecipeTuner:
+    def tuner(self, workbench: Workbench) -> RecipeTuner:
         """Return what runs trials in this process."""
         return RecipeTuner(
             self.oracle,
@@ -61,7 +61,6 @@ class Setup:
             base=self.base,
             folder=self.folder,
             workbench=workbench,
-            deadline=deadline,
             max_epochs=self.max_epochs,
         )
 

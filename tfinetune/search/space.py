@@ -6,6 +6,7 @@ where the strategy that was drawn has it, so that a method that comes later need
 """
 
 import difflib
+import json
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ class Choice(BaseModel):
     def encode(self, value: Any) -> str | int | float:
         """Return what stands for a value in KerasTuner, which mixes no types and knows no lists."""
         kinds = {type(each) for each in self.values}
-        return value if kinds in ({str}, {int}, {float}) else yaml.safe_dump(value, **_INLINE)
+        return value if kinds in ({str}, {int}, {float}) else json.dumps(value)
 
     def decode(self, code: str | int | float) -> Any:
         """Return the value that a code stands for."""
@@ -132,7 +133,6 @@ class Range(BaseModel):
         )
 
 
-_INLINE = {"default_flow_style": True, "width": 10**6, "sort_keys": False}
 Domain = Choice | Range
 
 

@@ -26,6 +26,9 @@ from tfinetune.training.checkpoint import TrainingState
 from tfinetune.training.runner import choose
 from tfinetune.training.strategies import build_strategy
 
+PAST_THE_LAST = 10**6
+"""A phase that no strategy gets to."""
+
 
 class TrialEnded(Exception):
     """Ends a trial after an epoch, before all are done.
@@ -98,7 +101,6 @@ class RecipeTuner(kt.Tuner):
         base: the recipe that the search starts from.
         folder: of the search.
         workbench: what trials share.
-        deadline: in seconds since 1970; a trial ends after the epoch in which it passes.
         max_epochs: what Hyperband's oracle takes for a whole training.
 
     Attributes:
@@ -113,12 +115,11 @@ class RecipeTuner(kt.Tuner):
         base: Recipe,
         folder: SearchFolder,
         workbench: Workbench,
-        deadline: float | None = None,
         max_epochs: int = 1,
     ) -> None:
         super().__init__(oracle, directory=str(folder.path), project_name=folder.trials_path.name)
         self._space, self._base, self._folder = space, base, folder
-        self._workbench, self._deadline, self._max_epochs = workbench, deadline, max_epochs
+        self._workbench, self._max_epochs = workbench, max_epochs
         self._search = folder.recipe()
         self.running: str | None = None
         # Whatever else runs in a trial may reset the policy: clear_session does.
@@ -193,6 +194,8 @@ class RecipeTuner(kt.Tuner):
             status = ended.status
         state = checkpoint.state
         best = choose([*state.candidates, *([state.best] if state.best else [])])
+        if status in ("stopped", "pruned"):
+            settle(state)
         checkpoint.path = path
         checkpoint.write()
         metrics = {
@@ -212,7 +215,15 @@ class RecipeTuner(kt.Tuner):
         others = None
         if search.prune and search.oracle != "hyperband" and int(name) > 0:
             others = [result.history for result in self._folder.results() if result.history]
-        return Watch(epochs, budget, self._deadline, others)
+        return Watch(epochs, budget, self._folder.deadline(), others)
+
+
+def settle(state: TrainingState) -> None:
+    """Make an unfinished state one that offers what it has so far, and trains no more."""
+    if state.best is not None:
+        state.candidates.append(state.best)
+        state.weights = state.best.weights
+    state.phase, state.epoch, state.best, state.optimizer = PAST_THE_LAST, 0, None, []
 
 
 def latency_ms(tuner: FineTuner, *, repeats: int = 15) -> float:

@@ -1,4 +1,4 @@
-"""A worker: `python -m tfinetune.search.worker CHIEF NAME FOLDER DEADLINE PARENT`."""
+"""A worker: `python -m tfinetune.search.worker CHIEF NAME FOLDER PARENT`."""
 
 import os
 import sys
@@ -10,12 +10,11 @@ from tfinetune.search.folder import SearchFolder
 from tfinetune.search.service import run_worker
 
 
-def main(chief: str, name: str, folder: str, deadline: str, parent: str) -> None:
+def main(chief: str, name: str, folder: str, parent: str) -> None:
     """Train trials until the chief has no more, or its process is gone."""
     threading.Thread(target=_die_with, args=(int(parent),), daemon=True).start()
     try:
-        seconds = float(deadline) if deadline else None
-        run_worker(chief, name, SearchFolder.open(folder), deadline=seconds)
+        run_worker(chief, name, SearchFolder.open(folder))
     except TfinetuneError as error:
         sys.exit(str(error))
 

@@ -48,7 +48,7 @@ def prepare(
             "start a new run without --recipe."
         )
     if backbone is None and not recipe.backbone:
-        recipe, backbone = _load_default(recipe, reporter)
+        recipe, backbone = load_default(recipe, reporter)
     else:
         backbone = open_backbone(recipe, recipe.backbone if backbone is None else backbone)
     for warning in backbone.provenance.warnings:
@@ -98,7 +98,7 @@ def open_backbone(recipe: Recipe, source: str | keras.Model) -> Backbone:
     )
 
 
-def _load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:
+def load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:
     """Load the best backbone that is available without being named, and say which."""
     name = DEFAULT_BACKBONE
     try:
