@@ -173,12 +173,14 @@ def test_every_oracle_starts_with_the_default_and_ends(oracle, search_recipe, tr
         assert by_trial["0"].status == "completed" and len(by_trial["0"].history) == 3
         paused = {r.trial: r for r in by_trial.values() if r.status == "paused"}
         assert paused and all(len(r.history) < 3 for r in paused.values())
-        state = json.loads((tmp_path / "s/trials/oracle.json").read_text())
+        drawn = {
+            path.parent.name[-1]: json.loads(path.read_text())["hyperparameters"]["values"]
+            for path in (tmp_path / "s/trials").glob("trial_*/trial.json")
+        }
         goes_on = [
-            (by_trial[run["id"]].history, paused[run["past_id"]].history)
-            for bracket in state["brackets"]
-            for run in sum(bracket["rounds"], [])
-            if run["past_id"]
+            (by_trial[trial].history, paused[values["tuner/trial_id"]].history)
+            for trial, values in drawn.items()
+            if "tuner/trial_id" in values
         ]
         # What a trial has done is not done again: its first epochs are those of the one before.
         assert goes_on and all(rows[: len(before)] == before for rows, before in goes_on)
