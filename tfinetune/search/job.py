@@ -97,6 +97,8 @@ def run(
         >>> search = ft.search.SearchRecipe(recipe=recipe, trials=20)
         >>> ft.search.run(search, "runs/search").best.metrics  # doctest: +SKIP
     """
+    if workers < (0 if chief else 1):
+        raise SearchError(f"A search needs a worker; got workers={workers}. Give 1 or more.")
     with reporter or Reporter() as reporter:
         folder = open_search(search, output, resume=resume, reporter=reporter)
         folder.write_deadline(None if max_time is None else time.time() + max_time)

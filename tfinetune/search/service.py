@@ -264,8 +264,7 @@ class Crew:
             self._started += 1
             command = [sys.executable, "-m", "tfinetune.search.worker", self._address, name]
             command += [str(self._folder.path), str(os.getpid())]
-            log = open(self._folder.path / f"worker-{self._started}.txt", "ab")  # noqa: SIM115
-            with log:
+            with open(self._folder.path / f"worker-{self._started}.txt", "ab") as log:
                 self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
 
     def tend(self) -> bool:
