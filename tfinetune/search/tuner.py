@@ -122,7 +122,7 @@ class RecipeTuner(kt.Tuner):
         self._workbench, self._max_epochs = workbench, max_epochs
         self._search = folder.recipe()
         self.running: str | None = None
-        # Whatever else runs in a trial may reset the policy: clear_session does.
+        # clear_session resets the policy between trials.
         self._policy = keras.config.dtype_policy()
 
     def save(self) -> None:
@@ -157,7 +157,9 @@ class RecipeTuner(kt.Tuner):
             raise kt.errors.FailedTrialError(reason) from error
         finally:
             self.running = None
-            gc.collect()  # models are cyclic, and each trial's would wait for the next
+            # Models are cyclic, and TensorFlow's default graph keeps what a data set called.
+            keras.utils.clear_session()
+            gc.collect()
         result = Result(name, values=values, seconds=time.monotonic() - started, **result)
         result.metrics["seconds"] = result.seconds
         self._folder.write_result(result)

@@ -2,10 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import keras
+import numpy as np
 
 from tfinetune.array_store import ArrayStore
 from tfinetune.backbones import Backbone
+from tfinetune.backbones.graph import is_functional
 from tfinetune.data import Splits
 from tfinetune.errors import SearchError
 from tfinetune.finetuner import FineTuner
@@ -33,24 +38,26 @@ class Workbench:
     ) -> None:
         self.reporter = reporter or Reporter()
         self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
-        self._backbones: OrderedDict[Any, tuple[Backbone, list]] = OrderedDict()
+        self._backbones: OrderedDict[Any, _Opened] = OrderedDict()
         self._splits: OrderedDict[Any, Splits] = OrderedDict()
         self._fastest: str | None = None
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """Return a recipe's backbone with its pretrained weights."""
 
-        def load() -> tuple[Backbone, list]:
+        def load() -> _Opened:
             opened = open_backbone(recipe, recipe.backbone)
             splits = self.splits(recipe, opened.image_size)
             opened = cut(recipe, opened, splits, self.reporter)
-            return opened, opened.model.get_weights()
+            return _Opened(opened, opened.model.get_weights(), _calls(opened.model))
 
         fields = ("backbone", "weights", "image_size", "features", "input_range", "aspect")
         key = tuple(getattr(recipe, name) for name in fields)
-        backbone, pretrained = _held(self._backbones, key, load)
-        backbone.model.set_weights(pretrained)  # the last trial may have trained them
-        return backbone
+        opened = _held(self._backbones, key, load)
+        opened.backbone.model.set_weights(opened.pretrained)  # the last trial may have trained them
+        for nodes, count in opened.calls:
+            del nodes[count:]  # they would keep the head of every past trial alive
+        return opened.backbone
 
     def splits(self, recipe: Recipe, image_size: tuple[int, int]) -> Splits:
         """Return a recipe's photos at the size of its backbone."""
@@ -77,6 +84,22 @@ class Workbench:
         if recipe.precision == "auto":
             self._fastest = tuner.precision.name
         return tuner, splits
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A backbone, its pretrained weights, and how often each of its operations was called."""
+
+    backbone: Backbone
+    pretrained: list[np.ndarray]
+    calls: list[tuple[list, int]]
+
+
+def _calls(operation: keras.Operation) -> list[tuple[list, int]]:
+    """Return the nodes of an operation and of all it holds, each list with its present length."""
+    own = [(nodes, len(nodes)) for nodes in (operation._inbound_nodes, operation._outbound_nodes)]
+    inner = operation.operations if is_functional(operation) else ()
+    return [*own, *(call for each in inner for call in _calls(each))]
 
 
 def _held(store: "OrderedDict[Any, T]", key: Any, load: Callable[[], T]) -> T:
