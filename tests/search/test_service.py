@@ -13,8 +13,16 @@ import pytest
 import tfinetune as ft
 from tfinetune.errors import SearchError
 from tfinetune.search.job import open_search
-from tfinetune.search.service import LOOPBACK, reach, run_chief, serve, split_address, work
+from tfinetune.search.service import (
+    LOOPBACK,
+    reach,
+    run_chief,
+    serve,
+    split_address,
+    work,
+)
 from tfinetune.search.setup import Setup, prepare
+from tfinetune.search.tuner import RECYCLED_AFTER, Recycled
 
 
 class Listening(ft.Reporter):
@@ -63,6 +71,27 @@ def test_worker_that_is_killed_is_replaced_and_its_trial_given_out_again(
     assert killed and any("ended with code -9" in sentence for sentence in reporter.said)
     assert [r.status for r in board] == ["completed"] * 4
     assert {r.trial for r in board} == {"0", "1", "2", "3"}
+
+
+def test_worker_that_has_trained_enough_makes_room_for_a_fresh_process(
+    search_recipe, workbench, tmp_path, monkeypatch
+):
+    folder = open_search(search_recipe(), tmp_path / "s")
+    tuner = prepare(folder, workbench).tuner(workbench)
+    tuner.done = RECYCLED_AFTER
+    tuner.pre_create_trial()  # where the oracle is in this process, nobody else could go on
+    tuner.oracle = object()
+    with pytest.raises(Recycled):
+        tuner.pre_create_trial()
+
+    def had_enough(*arguments):
+        raise Recycled
+
+    started = []
+    monkeypatch.setattr(worker, "run_worker", had_enough)
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
+    worker.main("127.0.0.1:1", "name", str(folder.path), str(os.getppid()))
+    assert started == [sys.orig_argv]
 
 
 @pytest.fixture
@@ -138,17 +167,17 @@ def test_worker_started_by_hand_goes_on_with_a_chief_that_was_restarted(
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "tfinetune", "search", "--worker", "--chief", address]
-    worker = subprocess.Popen([*command, "--output", folder.path])
+    process = subprocess.Popen([*command, "--output", folder.path])
     try:
         for ended in (1, 3):
             setup = Setup.of(folder)
             setup.start_oracle()
             with serve(setup.oracle, address) as (_, listener):
                 while len(setup.oracle.end_order) < ended or (ended == 3 and listener.is_needed()):
-                    assert worker.poll() in (None, 0)
+                    assert process.poll() in (None, 0)
                     time.sleep(0.02)
-        assert worker.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 0
     finally:
-        worker.kill()
+        process.kill()
     assert sorted(r.trial for r in folder.leaderboard()) == ["0", "1", "2"]
     assert {r.status for r in folder.leaderboard()} == {"completed"}

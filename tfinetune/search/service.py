@@ -28,7 +28,7 @@ from tfinetune.search.folder import SearchFolder
 from tfinetune.search.leaderboard import Result
 from tfinetune.search.oracles import Durable
 from tfinetune.search.setup import Setup
-from tfinetune.search.tuner import RecipeTuner
+from tfinetune.search.tuner import RecipeTuner, Recycled
 from tfinetune.search.workbench import Workbench
 
 LOOPBACK = "127.0.0.1:0"
@@ -147,7 +147,7 @@ def run_chief(
 
 
 def run_worker(address: str, name: str, folder: SearchFolder) -> None:
-    """Train trials that a chief gives out, until it has no more.
+    """Train trials that a chief gives out, until it has no more or the process has had enough.
 
     Args:
         address: `HOST:PORT` of the chief.
@@ -156,6 +156,7 @@ def run_worker(address: str, name: str, folder: SearchFolder) -> None:
 
     Raises:
         SearchError: if the chief does not answer in time.
+        Recycled: if another process should go on.
     """
     host, port = split_address(address)
     reach(address)
@@ -209,7 +210,10 @@ def work(chief: str, output: str | Path) -> None:
     """
     split_address(chief)
     name = f"worker-{socket.gethostname()}-{os.getpid()}"
-    run_worker(chief, name, SearchFolder.open(output))
+    folder = SearchFolder.open(output)
+    while True:
+        with contextlib.suppress(Recycled):
+            return run_worker(chief, name, folder)
 
 
 def reach(address: str, *, seconds: float = REACH_SECONDS) -> None:
