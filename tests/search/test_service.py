@@ -12,6 +12,7 @@ import pytest
 
 import tfinetune as ft
 from tfinetune.errors import SearchError
+from tfinetune.search import worker
 from tfinetune.search.job import open_search
 from tfinetune.search.service import (
     LOOPBACK,
