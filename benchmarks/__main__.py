@@ -8,6 +8,8 @@ BENCHMARKS = (
     "worth",
     "transfer",
     "feature_cache",
+    "augmentation",
+    "pipeline",
     "step",
     "serving",
     "start",

@@ -27,6 +27,8 @@ _MODULES = {
     "callbacks": "tfinetune.training.callbacks",
 }
 _NAMES = {
+    "ArrayStore": "tfinetune.array_store",
+    "FeatureCache": "tfinetune.training.feature_cache",
     "FineTuner": "tfinetune.finetuner",
     "Phase": "tfinetune.training.phase",
     "Recipe": "tfinetune.recipe",

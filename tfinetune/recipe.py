@@ -36,7 +36,8 @@ class Recipe(BaseModel):
         test: share held out to measure the shipped model, in [0, 1).
         strategy: a name in `tfinetune.training.strategies.STRATEGIES`.
         strategy_parameters: what the strategy is constructed with.
-        augmentation: a policy in `tfinetune.data.augmentation.POLICIES`.
+        augmentation: what `tfinetune.data.get_policy` takes: the name of a policy, or operations
+            such as `flip, rotate=15`.
         class_weights: `auto` weighs classes when the largest has over 3 times the smallest's
             photos; `always` or `never` decide it.
         dropout: rate before the last layer, in [0, 1).
@@ -70,7 +71,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    decoder_version: int = 1
+    decoder_version: int = 2
 
     def __init__(self, **fields: Any) -> None:
         try:

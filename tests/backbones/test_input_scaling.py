@@ -33,6 +33,7 @@ def test_every_application_gets_what_its_own_module_does(name):
         "MobileNetV3": "mobilenet_v3",
         "NASNet": "nasnet",
         "ResNet": "resnet_v2" if name.endswith("V2") else "resnet",
+        "SqueezeNet": "vgg16",  # Its weights were trained on the pixels that VGG takes.
         "VGG": "vgg16",
         "Xception": "xception",
     }

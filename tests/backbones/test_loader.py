@@ -147,7 +147,7 @@ def test_weights_of_the_full_model_fill_the_architecture(tmp_path, name):
     full = keras.applications.MobileNet(weights=None, classes=3, input_shape=(32, 32, 3))
     full.save_weights(tmp_path / name) if "weights" in name else full.save(tmp_path / name)
     backbone = load_backbone("MobileNet", weights=tmp_path / name, image_size=32)
-    assert "all 135 weights from" in backbone.provenance.notes[0]
+    assert "all 135 weights, " in backbone.provenance.notes[0]
     for before, after in zip(full.get_weights(), backbone.model.get_weights(), strict=False):
         np.testing.assert_array_equal(before, after)
 
@@ -214,7 +214,7 @@ def test_an_unbuilt_model_is_refused():
 
 @pytest.mark.parametrize("source", [3, None, ["a.keras"]])
 def test_what_is_no_source_at_all_is_refused(source):
-    with pytest.raises(BackboneError, match=r"is a path, a name or a keras\.Model"):
+    with pytest.raises(BackboneError, match=r"is a path, a name, a keras\.Model"):
         load_backbone(source)
 
 
@@ -243,5 +243,77 @@ def test_an_undecidable_range_is_an_error_that_input_range_solves(small_cnn):
 
 
 def test_a_weights_file_goes_with_an_architecture_only(small_cnn, tmp_path):
+    small_cnn().save(tmp_path / "model.keras")
     with pytest.raises(BackboneError, match="brings its own weights"):
-        load_backbone(small_cnn(), weights=tmp_path / "some.h5")
+        load_backbone(tmp_path / "model.keras", weights=tmp_path / "some.h5")
+
+
+# --- weights files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights_file(small_cnn, tmp_path):
+    path = tmp_path / "trained.h5"
+    trained = small_cnn()
+    trained.set_weights([weight + 1 for weight in trained.get_weights()])
+    trained.save(path)
+    return path
+
+
+def _bias(backbone):
+    return backbone.model.get_layer("bn0").beta
+
+
+def test_a_function_that_builds_a_model_takes_a_weights_file(small_cnn, weights_file):
+    backbone = load_backbone(small_cnn, weights=weights_file, input_range=(-1, 1))
+    np.testing.assert_array_equal(_bias(backbone), np.ones(4))
+    assert f"all 17 weights, layers matched by name, from {weights_file}" in (
+        backbone.provenance.notes
+    )
+
+
+def test_a_model_with_a_weights_file_is_left_alone(small_cnn, weights_file):
+    model = small_cnn()
+    backbone = load_backbone(model, weights=weights_file, input_range=(-1, 1))
+    np.testing.assert_array_equal(_bias(backbone), np.ones(4))
+    np.testing.assert_array_equal(model.get_layer("bn0").beta, np.zeros(4))
+
+
+def test_weights_that_fit_in_part_must_be_asked_for(small_cnn, weights_file):
+    def other():
+        features = small_cnn(top="features")
+        extra = layers.Dense(3, name="extra")(features.output)
+        return keras.Model(features.input, layers.Dense(2, name="classes_2")(extra))
+
+    with pytest.raises(BackboneError, match="belongs to another architecture|do not fit"):
+        load_backbone(other, weights=weights_file, input_range=(-1, 1))
+    backbone = load_backbone(other, weights=weights_file, partial_weights=True, input_range=(-1, 1))
+    np.testing.assert_array_equal(_bias(backbone), np.ones(4))
+    assert "15 of 19 weights" in backbone.provenance.notes[0]
+    assert "left as they were: extra, classes_2" in backbone.provenance.notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_an_architecture_file_takes_a_weights_file(small_cnn, weights_file, tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_text(small_cnn().to_json())  # JSON is YAML.
+    backbone = load_backbone(path, weights=weights_file, input_range=(-1, 1))
+    np.testing.assert_array_equal(_bias(backbone), np.ones(4))
+    assert backbone.provenance.kind == "architecture"
+    with pytest.raises(BackboneError, match=r"without weights\. Pass the file"):
+        load_backbone(path, input_range=(-1, 1))
+    scratch = load_backbone(path, weights="none", input_range=(-1, 1))
+    np.testing.assert_array_equal(_bias(scratch), np.zeros(4))
+
+
+def test_a_function_that_builds_no_model_is_an_error():
+    with pytest.raises(BackboneError, match=r"dict\(\) returned a dict.*without arguments"):
+        load_backbone(dict)
+
+
+def test_squeezenet_has_no_weights_to_download():
+    with pytest.raises(BackboneUnavailableError, match=r"no weights of SqueezeNet.*PATH"):
+        load_backbone("squeezenet")
+    backbone = load_backbone("squeezenet", weights="none", image_size=64)
+    assert backbone.model.output_shape == (None, 3, 3, 512)
+    assert backbone.model.count_params() == 722_496

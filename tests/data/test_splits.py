@@ -1,10 +1,14 @@
 """Batches are plain tf.data, stateless in seed, epoch and example, from memory and from files."""
 
+import resource
+import signal
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfinetune.data import from_image_folder
+from tfinetune.data.pixels import DiskStore
 from tfinetune.errors import DataError
 
 
@@ -25,6 +29,16 @@ def split(folder):
 @pytest.fixture(scope="module")
 def split_of_files(folder):
     return from_image_folder(folder, image_size=12, validation=0, test=0, memory_limit=0).train
+
+
+@pytest.fixture(scope="module")
+def split_on_disk(folder, tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("scratch")
+    train = from_image_folder(
+        folder, image_size=12, validation=0, test=0, memory_limit=0, scratch=scratch
+    ).train
+    assert list(scratch.iterdir()) == []  # the file has no name
+    return train
 
 
 def _batches(dataset):
@@ -51,14 +65,41 @@ def test_plain_batches_are_the_photos_in_order(split):
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), split.labels)
 
 
-def test_memory_and_files_give_identical_batches(split, split_of_files):
-    assert split.examples.pixels is not None
+def test_memory_disk_and_files_give_identical_batches(split, split_on_disk, split_of_files):
+    assert isinstance(split.examples.pixels, tf.Tensor)
+    assert isinstance(split_on_disk.examples.pixels, np.memmap)
     assert split_of_files.examples.pixels is None
-    np.testing.assert_array_equal(split.images(), split_of_files.images())
-    _assert_same(
-        _batches(split.dataset(8, epoch=2, epochs=2, start=1, **RANDOM)),
-        _batches(split_of_files.dataset(8, epoch=2, epochs=2, start=1, **RANDOM)),
+    expected = _batches(split.dataset(8, epoch=2, epochs=2, start=1, **RANDOM))
+    for other in (split_on_disk, split_of_files):
+        np.testing.assert_array_equal(split.images(), other.images())
+        _assert_same(expected, _batches(other.dataset(8, epoch=2, epochs=2, start=1, **RANDOM)))
+
+
+def test_photos_that_the_disk_refuses_are_decoded_in_every_epoch(folder, split, tmp_path):
+    missing = from_image_folder(
+        folder, image_size=12, validation=0, test=0, memory_limit=0, scratch=tmp_path / "missing"
     )
+    assert missing.train.examples.pixels is None
+    assert "No such file or directory" in missing.notes[-1]
+    assert "decoded again in every epoch" in missing.notes[-1]
+    np.testing.assert_array_equal(missing.train.images(), split.images())
+
+
+def test_a_full_disk_is_noticed_and_survived(tmp_path):
+    """The system refuses to let the file grow beyond a hundred bytes."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = DiskStore(tmp_path, (4, 4))
+    photo = np.zeros((4, 4, 3), np.uint8)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        for _ in range(4):
+            store.append(photo)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert store.failure == "File too large"
+    assert store.finish() is None
 
 
 def test_a_chain_of_epochs_equals_the_epochs_one_by_one(split):
@@ -116,7 +157,7 @@ def test_without_an_epoch_every_iteration_differs_reproducibly(split):
         ({"batch_size": 0}, "batch_size=0"),
         ({"epoch": 0, "epochs": 0}, "epochs=0"),
         ({"epochs": 2}, "needs a first epoch"),
-        ({"augment": "wild"}, "Known: none, light, no_flip, standard"),
+        ({"augment": "wild"}, "Unknown augmentation 'wild'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(split, arguments, message):

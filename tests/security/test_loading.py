@@ -1,6 +1,7 @@
 """Foreign models: the same numbers as Keras gives, nothing executed, memory bounded."""
 
 import contextlib
+import json
 import shutil
 
 import h5py
@@ -53,16 +54,6 @@ def test_unknown_classes_are_all_named_at_once(request, edit):
         load_keras(path)
 
 
-@pytest.mark.parametrize("name", ["TFOpLambda", "SlicingOpLambda"])
-def test_tensorflow_operations_are_no_matter_of_custom_objects(edit_h5, name):
-    def rename(config):
-        config["config"]["layers"][1].update(class_name=name, registered_name=name)
-
-    with pytest.raises(UnsafeModelError, match=rf"uses {name}: .*save it again") as caught:
-        load_keras(edit_h5(rename))
-    assert "custom_objects" not in str(caught.value)
-
-
 def test_custom_objects_make_a_class_known(tmp_path):
     class Alpha(keras.layers.Conv2D):
         pass
@@ -74,6 +65,43 @@ def test_custom_objects_make_a_class_known(tmp_path):
             load_keras(path)
         loaded = load_keras(path, custom_objects={"Alpha": Alpha})
         np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+
+
+def _as_keras_2(path, *, class_name):
+    """Rename the convolution in a `.h5` file to `class_name`, as Keras 2 would have written it."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        file.attrs["keras_version"] = "2.15.0"
+        for layer in config["config"]["layers"]:
+            for key in ("module", "registered_name", "build_config"):
+                layer.pop(key, None)
+            layer["inbound_nodes"] = [
+                [[*call["args"][0]["config"]["keras_history"], {}]]
+                for call in layer["inbound_nodes"]
+            ]
+            layer["config"]["dtype"] = "float32"
+            layer["config"]["batch_input_shape"] = layer["config"].pop("batch_shape", None)
+        config["config"]["layers"][1]["class_name"] = class_name
+        config["config"]["layers"][1]["config"]["activation"] = "doubled"
+        file.attrs["model_config"] = json.dumps(config)
+    return path
+
+
+@pytest.mark.parametrize("class_name", ["Alpha", "Custom>Alpha", "my_package>Alpha"])
+def test_custom_objects_go_with_old_files_too(small_model, h5_file, class_name):
+    class Alpha(keras.layers.Conv2D):
+        pass
+
+    def doubled(x):
+        return 2 * x
+
+    path = _as_keras_2(h5_file, class_name=class_name)
+    with pytest.raises(UnsafeModelError, match=rf"{class_name}, doubled.*custom_objects="):
+        load_keras(path)
+    model = load_keras(path, custom_objects={"Alpha": Alpha, "doubled": doubled})
+    assert isinstance(model.layers[1], Alpha)
+    expected = 2 * np.asarray(small_model.layers[1](IMAGES))
+    np.testing.assert_allclose(model.layers[1](IMAGES), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +119,22 @@ def test_functions_outside_keras_layers_are_refused(edit_keras, module, name):
 
     with pytest.raises(UnsafeModelError, match=name):
         load_keras(edit_keras(inject))
+
+
+@pytest.mark.parametrize("kind", ["StringLookup", "IntegerLookup", "TextVectorization"])
+def test_a_lookup_without_its_vocabulary_is_refused(tmp_path, kind):
+    """A `.h5` file does not hold what the layer was adapted to."""
+    layer = getattr(keras.layers, kind)(name="words")
+    layer.adapt([1, 2] if kind == "IntegerLookup" else ["one", "two"])
+    dtype = "int64" if kind == "IntegerLookup" else "string"
+    words = keras.Input((1,), dtype=dtype)
+    keras.Model(words, layer(words)).save(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1]["config"]["vocabulary"] = None
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(BackboneError, match="no vocabulary for words"):
+        load_keras(tmp_path / "model.h5")
 
 
 def test_vocabulary_path_is_refused(edit_keras):

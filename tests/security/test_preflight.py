@@ -125,6 +125,20 @@ def test_hdf5_cycle_of_groups_ends(h5_file):
     assert read_model_file(h5_file).container == "hdf5"
 
 
+def test_a_zip_with_its_weights_at_a_round_offset_is_a_zip(keras_file, tmp_path):
+    """HDF5 looks for itself at 512, 1024, 2048, …, where the weights in a zip may begin."""
+    path = tmp_path / "aligned.keras"
+    with zipfile.ZipFile(keras_file) as source, zipfile.ZipFile(path, "w") as target:
+        for name in ("metadata.json", "config.json"):
+            target.writestr(name, source.read(name))
+        offset = 2 ** (target.fp.tell() + 200).bit_length()
+        header = 30 + len("model.weights.h5")
+        target.writestr("pad", b" " * (offset - header - 30 - len("pad") - target.fp.tell()))
+        target.writestr("model.weights.h5", source.read("model.weights.h5"))
+    assert h5py.is_hdf5(path)
+    assert read_model_file(path).container == "zip"
+
+
 # --- hostile zip --------------------------------------------------------------------------------
 
 

@@ -6,8 +6,11 @@ import pytest
 from keras import layers
 
 import tfinetune as ft
+from tfinetune.errors import TrainablePlanError
 from tfinetune.training import FeatureCache, Phase, View, frozen_prefix, run_phases
+from tfinetune.training.estimate import estimate_seconds
 from tfinetune.training.frozen_prefix import FlatGraph
+from tfinetune.training.runner import compile_for
 
 
 def transformer():
@@ -120,7 +123,7 @@ def test_cached_training_gives_the_weights_of_plain_training(name, request, smal
 
 
 def test_features_of_later_phases_are_kept_on_the_way_and_pixels_read_once(
-    photos, small_cnn, always_cut, monkeypatch
+    photos, small_cnn, always_cut, monkeypatch, tmp_path
 ):
     tuner = tuner_for(small_cnn(), photos)
     phases = [
@@ -133,6 +136,11 @@ def test_features_of_later_phases_are_kept_on_the_way_and_pixels_read_once(
     cache = FeatureCache()
     run_phases(tuner.assembly, photos, phases=phases, augment="none", cache=cache)
     assert len(opened) == 2  # the training split and the validation split, in three phases
+    # Layers that were called in several graphs are saved as they were.
+    tuner.save(tmp_path / "model.keras")
+    images = photos.validation.images().astype("float32")
+    saved = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(saved(images), tuner.model(images))
 
 
 def test_views_of_an_epoch_are_those_of_its_number_modulo_their_count(photos):
@@ -167,6 +175,13 @@ def test_what_does_not_pay_is_run_plainly_and_on_fresh_views(photos, small_cnn):
     assert work.describe(0) is None
 
 
+def test_examples_that_are_mixed_with_their_batch_are_never_cached(photos, small_cnn):
+    phases = [Phase(name="head", trainable="head", epochs=20)]
+    tuner = tuner_for(small_cnn(), photos)
+    assert tuner.frozen_work(photos, phases, augment="flip, cutmix").cuts == [None]
+    assert tuner.frozen_work(photos, phases, augment="flip, cutout").cuts != [None]
+
+
 def test_cut_never_loses_a_mask_or_keeps_strings(monkeypatch):
     words = keras.Input((), dtype="string", name="text")
     x = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=4)(words)
@@ -189,3 +204,26 @@ def test_everything_up_to_a_cut_and_from_it_is_the_model(small_cnn):
         features = graph.segment(first, last)(features, training=False)
         output = graph.segment(last, None)(features, training=False)
         np.testing.assert_array_equal(output, expected)
+
+
+def test_estimate_counts_frozen_work_once_and_leaves_the_weights(photos, small_cnn, always_cut):
+    tuner = tuner_for(small_cnn(), photos)
+    before = tuner.assembly.get_weights()
+    phases = [
+        Phase(name="probe", trainable="head", solver="logistic"),
+        Phase(name="top", trainable="stage_2:", epochs=9),
+    ]
+    work = tuner.frozen_work(photos, phases, augment="light")
+    seconds = estimate_seconds(work, batch_size=8)
+    assert list(seconds) == ["probe", "top"] and all(value > 0 for value in seconds.values())
+    for first, second in zip(before, tuner.assembly.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_suffix_that_lacks_what_trains_is_refused(photos, small_cnn):
+    tuner = tuner_for(small_cnn(), photos)
+    graph = FlatGraph(tuner.assembly.logits_model)
+    suffix = graph.segment(graph.cuts(lambda operation: operation.name != "dropout")[-1], None)
+    phase = Phase(name="all", trainable="all", epochs=1)
+    with pytest.raises(TrainablePlanError, match="lie before the layers that it was to fit"):
+        compile_for(phase, tuner.assembly, model=suffix, steps=1)

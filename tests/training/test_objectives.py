@@ -22,6 +22,8 @@ def test_label_smoothing_equals_that_of_keras_and_none_is_the_plain_loss():
         )
         received = np.mean(cross_entropy(smoothing)(LABELS, LOGITS))
         assert received == pytest.approx(np.mean(expected), abs=1e-6)
+        soft = np.mean(cross_entropy(smoothing, soft_labels=True)(one_hot, LOGITS))
+        assert soft == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 @pytest.fixture(scope="module")

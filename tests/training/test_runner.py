@@ -143,3 +143,30 @@ def test_temperature_stays_one_without_a_mistake_and_rises_with_overconfident_on
     logits[0] = np.roll(logits[0], 1)
     assert tuner.calibrate(splits.validation) > 1.5
     np.testing.assert_allclose(tuner.calibrated(logits).sum(axis=1), 1, atol=1e-5)
+
+
+def test_mixed_examples_weigh_as_their_classes_do(small_cnn, splits):
+    """Where hardly anything is learnt, the loss is that of the labels and their weights."""
+    tuner = ft.FineTuner(small_cnn(), splits.spec, dropout=0)
+    weights = {0: 1.0, 1: 2.0, 2: 4.0}
+    phase = Phase(name="head", trainable="head", epochs=1, learning_rate=1e-9)
+    augment = "flip, mixup=1"
+    outcome = run_phases(
+        tuner.assembly,
+        splits,
+        phases=[phase],
+        batch_size=8,
+        augment=augment,
+        class_weights=weights,
+    )
+    (row,) = outcome.history
+    batches = splits.train.dataset(8, epoch=0, shuffle=True, augment=augment)
+    losses, correct = [], []
+    for images, labels in batches:
+        logits = np.asarray(tuner.assembly.logits_model(images, training=False))
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        losses += list(-(labels * log_p).numpy().sum(axis=1) * (labels @ [[1.0], [2], [4]])[:, 0])
+        correct += list(logits.argmax(axis=1) == labels.numpy().argmax(axis=1))
+    assert row["accuracy"] == pytest.approx(np.mean(correct))
+    assert row["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert np.isfinite(row["val_loss"])

@@ -1,4 +1,4 @@
-"""The architectures of keras.applications by name, with or without pretrained weights."""
+"""Architectures by name: those of keras.applications and SqueezeNet, with or without weights."""
 
 import difflib
 import errno
@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 
 from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.backbones.squeezenet import SqueezeNet
 from tfinetune.errors import (
     BackboneError,
     BackboneUnavailableError,
@@ -27,6 +28,7 @@ _SCALING_OF_FAMILY = {
     "MobileNetV3": "raw",
     "NASNet": "tf",
     "ResNet": "caffe",
+    "SqueezeNet": "caffe",
     "VGG": "caffe",
     "Xception": "tf",
 }
@@ -49,16 +51,19 @@ _IMAGE_SIZES = {
     "NASNetLarge": 331,
     "Xception": 299,
 }
+# Not among keras.applications, so that their weights come from a file.
+_BUILT_IN: dict[str, Callable[..., keras.Model]] = {"SqueezeNet": SqueezeNet}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def application_names() -> list[str]:
-    """Return the architectures that keras.applications offers, sorted."""
-    return sorted(
+    """Return the architectures that can be built by name, sorted."""
+    offered = {
         name
         for name, value in vars(keras.applications).items()
         if inspect.isfunction(value) and name[0].isupper()
-    )
+    }
+    return sorted(offered | set(_BUILT_IN))
 
 
 def find_application(name: str) -> str | None:
@@ -73,7 +78,7 @@ def closest_applications(name: str) -> list[str]:
 
 
 def application_scaling(name: str) -> InputScaling:
-    """Return what a keras.applications architecture expects of its input pixels."""
+    """Return what an architecture expects of its input pixels."""
     if name.startswith("ResNet") and name.endswith("V2"):
         preset = "tf"
     else:
@@ -88,7 +93,7 @@ def default_image_size(name: str) -> int:
 
 
 def build_application(
-    name: str, *, image_size: tuple[int, int], weights: str | Path
+    name: str, *, image_size: tuple[int, int], weights: str | Path, partial: bool = False
 ) -> tuple[keras.Model, tuple[str, ...]]:
     """Return an architecture without its top at `image_size`, and notes on its weights.
 
@@ -97,15 +102,21 @@ def build_application(
         image_size: height and width.
         weights: "imagenet" (downloaded by Keras once), "none", or the path of an `.h5` weights
             file with or without the top.
+        partial: of a weights file, see `security.loading.load_weights`.
 
     Raises:
-        BackboneUnavailableError: if the ImageNet weights cannot be downloaded.
+        BackboneUnavailableError: if the ImageNet weights cannot be downloaded, or Keras has none.
         StorageError: if they cannot be written to the disk.
         FixedSizeError: if the architecture does not allow this image size.
         BackboneError: if the weights file does not fit.
     """
-    constructor: Callable[..., keras.Model] = getattr(keras.applications, name)
+    constructor = _BUILT_IN.get(name) or getattr(keras.applications, name)
     pretrained = "imagenet" if str(weights).lower() == "imagenet" else None
+    if pretrained and name in _BUILT_IN:
+        raise BackboneUnavailableError(
+            f"Keras offers no weights of {name} for download. Pass a weights file (weights=PATH, "
+            "--weights PATH) or start from random weights (weights='none')."
+        )
     try:
         model = constructor(
             include_top=False, weights=pretrained, input_shape=(*image_size, 3), pooling=None
@@ -132,8 +143,8 @@ def build_application(
         return model, ("ImageNet weights from keras.applications",)
     if str(weights).lower() == "none":
         return model, ()
-    load_weights(model, weights)
-    return model, (f"all {len(model.weights)} weights from {weights}",)
+    match = load_weights(model, weights, partial=partial)
+    return model, (f"{match.describe()}, from {weights}",)
 
 
 def _is_download_failure(error: Exception) -> bool:
@@ -148,7 +159,7 @@ def unknown_source(source: str) -> BackboneError:
     closest = closest_applications(source)
     hint = f" Did you mean {', '.join(closest)}?" if closest else ""
     return BackboneError(
-        f"There is no file {source!r}, and keras.applications has no architecture of that name."
+        f"There is no file {source!r}, and no architecture of that name."
         f"{hint} Allowed: a .keras or .h5 file, a keras.Model, or one of "
         f"{', '.join(application_names())}."
     )

@@ -1,7 +1,7 @@
 """Open a pretrained model of any supported kind as a Backbone."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
 from tfinetune.backbones.input_scaling import InputScaling
 from tfinetune.backbones.top import find_features, named_features, takes_image
 from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
-from tfinetune.security.loading import load_keras
+from tfinetune.security.architecture import SUFFIXES as ARCHITECTURE_SUFFIXES
+from tfinetune.security.architecture import read_architecture
+from tfinetune.security.loading import load_architecture, load_keras, load_weights
 from tfinetune.security.preflight import read_model_file
 from tfinetune.storage import sha256_file
 
@@ -40,9 +42,10 @@ ImageSize = int | tuple[int, int]
 
 
 def load_backbone(
-    source: str | Path | keras.Model,
+    source: str | Path | keras.Model | Callable[[], keras.Model],
     *,
     weights: str | Path = "imagenet",
+    partial_weights: bool = False,
     image_size: ImageSize | None = None,
     input_range: InputRange | None = None,
     features: str | Sequence[str] | None = None,
@@ -55,10 +58,13 @@ def load_backbone(
     sizes and pixel ranges goes for images only.
 
     Args:
-        source: a `.keras` or `.h5` file, the name of a keras.applications architecture (any
-            case), or a functional `keras.Model`, which is left as it is.
-        weights: for an architecture "imagenet", "none" or the path of a weights file. For any
-            other source "none" gives the same architecture from scratch.
+        source: a `.keras` or `.h5` file of any version of Keras, the name of an architecture of
+            keras.applications (any case) or "SqueezeNet", a functional `keras.Model`, which is left
+            as it is, a function that builds one, or a `.json` or `.yaml` file of `to_json()` or
+            `to_yaml()`.
+        weights: "none" gives the same architecture from scratch. An architecture takes "imagenet"
+            too. The path of a weights file goes with whatever has no weights of its own.
+        partial_weights: fill the layers whose names the weights file has and leave the others.
         image_size: side, or (height, width). A backbone that cannot be rebuilt at it keeps its
             own size and says so in `provenance.warnings`. Default: the model's own.
         input_range: the range that the backbone expects pixels in, such as `(-1, 1)`, or the
@@ -82,18 +88,26 @@ def load_backbone(
     """
     size = _as_size(image_size)
     scratch = str(weights).lower() == "none"
-    opened = _open(source, weights=weights, size=size, custom_objects=custom_objects)
-    if opened.kind != "application" and str(weights).lower() not in ("imagenet", "none"):
-        raise BackboneError(
-            f"weights={str(weights)!r} goes with the name of a keras.applications architecture; "
-            f"{opened.source} brings its own weights. Leave it out, or pass weights='none' to "
-            "start the same architecture from scratch."
-        )
+    given = _Weights(weights, partial=partial_weights)
+    opened = _open(source, weights=given, size=size, custom_objects=custom_objects)
     group = features if isinstance(features, str) and is_group_name(features) else None
     named = [features] if isinstance(features, str) else list(features or ())
     backbone = _adapt(opened, size=size, input_range=input_range, features=() if group else named)
     backbone = backbone.up_to(group) if group else backbone
     return backbone.reinitialized(seed) if scratch else backbone
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What the caller said about weights."""
+
+    given: str | Path
+    partial: bool
+
+    @property
+    def path(self) -> str | Path | None:
+        """The weights file, if one was given."""
+        return None if str(self.given).lower() in ("imagenet", "none") else self.given
 
 
 @dataclass(frozen=True)
@@ -111,45 +125,109 @@ class _Opened:
 
 
 def _open(
-    source: str | Path | keras.Model,
+    source: str | Path | keras.Model | Callable[[], keras.Model],
     *,
-    weights: str | Path,
+    weights: _Weights,
     size: tuple[int, int] | None,
     custom_objects: Mapping[str, Any] | None,
 ) -> _Opened:
     if isinstance(source, keras.Model):
-        return _Opened(source, source.name, "object", f"Keras {keras.__version__}")
+        return _open_model(source, weights)
+    if callable(source):
+        return _open_model(_built(source), weights)
     if not isinstance(source, str | Path):
         raise BackboneError(
-            f"A backbone is a path, a name or a keras.Model; received {type(source).__name__}."
+            "A backbone is a path, a name, a keras.Model or a function that builds one; received "
+            f"{type(source).__name__}."
         )
     name = find_application(str(source))
     if name is not None and not os.path.isfile(source):
-        side = default_image_size(name)
-        model, notes = build_application(name, image_size=size or (side, side), weights=weights)
-        return _Opened(
-            model,
-            name,
-            "application",
-            f"Keras {keras.__version__}",
-            notes=notes,
-            scaling=application_scaling(name),
-        )
+        return _open_application(name, weights, size)
     looks_like_a_name = Path(source).name == str(source) and not Path(source).suffix
     if looks_like_a_name and not os.path.exists(source):
         raise unknown_source(str(source))
-    file = read_model_file(source)
-    model = load_keras(file, custom_objects=custom_objects)
-    warnings = ()
+    if Path(source).suffix in ARCHITECTURE_SUFFIXES:
+        opened = _open_architecture(source, weights, custom_objects)
+    else:
+        opened = _open_file(source, weights, custom_objects)
     if custom_objects:
-        warnings = (f"uses custom objects: {', '.join(custom_objects)}; loading needs them too",)
+        warning = f"uses custom objects: {', '.join(custom_objects)}; loading needs them too"
+        opened = replace(opened, warnings=(*opened.warnings, warning))
+    return opened
+
+
+def _open_model(model: keras.Model, weights: _Weights) -> _Opened:
+    opened = _Opened(model, model.name, "object", f"Keras {keras.__version__}")
+    if weights.path is None:
+        return opened
+    _check_graph(opened)
+    model = keras.models.clone_model(model)  # The caller's own keeps its weights.
+    match = load_weights(model, weights.path, partial=weights.partial)
+    return replace(
+        opened,
+        model=model,
+        sha256=sha256_file(Path(weights.path)),
+        notes=(f"{match.describe()}, from {weights.path}",),
+    )
+
+
+def _built(build: Callable[[], keras.Model]) -> keras.Model:
+    model = build()
+    if not isinstance(model, keras.Model):
+        raise BackboneError(
+            f"{getattr(build, '__name__', build)}() returned a {type(model).__name__}. Allowed: a "
+            "function without arguments that returns a keras.Model."
+        )
+    return model
+
+
+def _open_application(name: str, weights: _Weights, size: tuple[int, int] | None) -> _Opened:
+    side = default_image_size(name)
+    model, notes = build_application(
+        name, image_size=size or (side, side), weights=weights.given, partial=weights.partial
+    )
+    era = f"Keras {keras.__version__}"
+    scaling = application_scaling(name)
+    return _Opened(model, name, "application", era, notes=notes, scaling=scaling)
+
+
+def _open_architecture(
+    source: str | Path, weights: _Weights, custom_objects: Mapping[str, Any] | None
+) -> _Opened:
+    if str(weights.given).lower() == "imagenet":
+        raise BackboneError(
+            f"{source} holds an architecture without weights. Pass the file that its weights were "
+            "saved to (weights=PATH, --weights PATH), or weights='none' for random ones."
+        )
+    model, match = load_architecture(
+        source, weights=weights.path, partial=weights.partial, custom_objects=custom_objects
+    )
     return _Opened(
         model,
+        str(source),
+        "architecture",
+        f"Keras {read_architecture(source)[1]}",
+        sha256=sha256_file(Path(weights.path or source)),
+        notes=(f"{match.describe()}, from {weights.path}",) if match else (),
+    )
+
+
+def _open_file(
+    source: str | Path, weights: _Weights, custom_objects: Mapping[str, Any] | None
+) -> _Opened:
+    file = read_model_file(source)
+    if weights.path is not None:
+        raise BackboneError(
+            f"weights={str(weights.path)!r} goes with an architecture; {source} brings its own "
+            "weights. Leave it out, or pass weights='none' to start the same architecture from "
+            "scratch."
+        )
+    return _Opened(
+        load_keras(file, custom_objects=custom_objects),
         str(source),
         {"zip": "keras", "hdf5": "hdf5"}[file.container],
         f"Keras {file.keras_version}",
         sha256=sha256_file(file.path),
-        warnings=warnings,
     )
 
 

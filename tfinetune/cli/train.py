@@ -65,7 +65,11 @@ def command(
     ] = None,
     test: Annotated[float | None, typer.Option(help="Share held out to measure it [0.15].")] = None,
     augmentation: Annotated[
-        str | None, typer.Option(help="light (default), no_flip, standard or none.")
+        str | None,
+        typer.Option(
+            help="light (default), no_flip, standard, strong, none, or operations such as "
+            "'flip, rotate=15, mixup=0.2'."
+        ),
     ] = None,
     class_weights: Annotated[
         str | None, typer.Option(help="auto (default: past 3:1), always or never.")

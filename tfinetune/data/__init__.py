@@ -2,12 +2,15 @@
 
 from tfinetune.data.arrays import from_arrays
 from tfinetune.data.augmentation import (
+    OPERATIONS,
     POLICIES,
+    Operation,
     Policy,
     augment_batch,
     draw_parameters,
     flip,
     get_policy,
+    mix_batch,
 )
 from tfinetune.data.decode import (
     ASPECTS,
@@ -35,12 +38,14 @@ __all__ = [
     "ASPECTS",
     "DECODER_VERSION",
     "MAX_PIXELS",
+    "OPERATIONS",
     "POLICIES",
     "REASONS",
     "Aspect",
     "DataSpec",
     "DuplicateGroup",
     "InputSpec",
+    "Operation",
     "Policy",
     "Quarantined",
     "Split",
@@ -57,6 +62,7 @@ __all__ = [
     "get_policy",
     "inspect_header",
     "is_foreign",
+    "mix_batch",
     "printable",
     "try_decode_image",
 ]

@@ -9,26 +9,28 @@ import numpy as np
 import tensorflow as tf
 
 from tfinetune.data.decode import Aspect
+from tfinetune.data.pixels import Pixels, take
 from tfinetune.data.scan import decode_files, file_decoder
 from tfinetune.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
 class Photos:
-    """Photos of one size: files that are decoded when asked for, or pixels in memory.
+    """Photos of one size: files that are decoded when asked for, or pixels kept.
 
     Attributes:
         image_size: height and width of the decoded photos.
         aspect: as for `decode_image`.
         paths: the files; none where the pixels came from arrays.
-        pixels: uint8 [m, H, W, 3] shared between splits, or None where they did not fit.
+        pixels: uint8 [m, H, W, 3] shared between splits, in memory or in a mapped file, or None
+            where they did not fit.
         rows: the rows of `pixels` that are these examples.
     """
 
     image_size: tuple[int, int]
     aspect: Aspect
     paths: tuple[Path, ...]
-    pixels: tf.Tensor | None
+    pixels: Pixels | None
     rows: np.ndarray
 
     def images(self, indices: Sequence[int] | None = None) -> np.ndarray:
@@ -42,7 +44,7 @@ class Photos:
         """
         chosen = np.arange(len(self.rows)) if indices is None else np.asarray(indices, int)
         if self.pixels is not None:
-            return self.pixels.numpy()[self.rows[chosen]]
+            return np.asarray(self.pixels)[self.rows[chosen]]
         paths = [self.paths[index] for index in chosen]
         images, failures = decode_files(paths, image_size=self.image_size, aspect=self.aspect)
         if failures:
@@ -67,7 +69,10 @@ class Photos:
             rest = (tf.data.Dataset.from_tensors(part) for part in batch)
             return tf.data.Dataset.zip(images, *rest)
 
-        return batches.flat_map(read_batch)
+        # Each yields one batch, in order; the next one starts before the last photo of one is done.
+        return batches.interleave(
+            read_batch, cycle_length=2, num_parallel_calls=2, deterministic=True
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +95,14 @@ class Arrays:
 
 
 def _gather(
-    values: tf.Tensor | dict[str, tf.Tensor], rows: np.ndarray, batches: tf.data.Dataset
+    values: Pixels | dict[str, tf.Tensor], rows: np.ndarray, batches: tf.data.Dataset
 ) -> tf.data.Dataset:
     rows = tf.constant(rows)
 
     @tf.autograph.experimental.do_not_convert
     def gather(indices, *rest):
         chosen = tf.gather(rows, indices)
-        picked = tf.nest.map_structure(lambda value: tf.gather(value, chosen), values)
+        picked = tf.nest.map_structure(lambda value: take(value, chosen), values)
         return picked, indices, *rest
 
     return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)

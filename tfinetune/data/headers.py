@@ -54,6 +54,17 @@ class Header(NamedTuple):
     alpha: tf.Tensor
 
 
+class _Sighting(NamedTuple):
+    """As `Header`, but with the place of the EXIF data (0 where there is none)."""
+
+    format: tf.Tensor
+    reason: tf.Tensor
+    height: tf.Tensor
+    width: tf.Tensor
+    exif: tf.Tensor
+    alpha: tf.Tensor
+
+
 class FileBytes:
     """Random access to the bytes of a scalar string tensor; reads past the end give zeros.
 
@@ -68,7 +79,7 @@ class FileBytes:
         self._padded = tf.strings.join([contents, "\0" * self._PADDING])
 
     def text(self, position: tf.Tensor | int, length: int) -> tf.Tensor:
-        """Return `length` (at most 128) bytes from `position` as a scalar string."""
+        """Return `length` bytes from `position` as a scalar string; past the end, up to 128."""
         if not isinstance(position, int):
             position = tf.clip_by_value(position, 0, self.size)
         elif position + length > self._PADDING:
@@ -117,34 +128,36 @@ def read_header(contents: tf.Tensor) -> Header:
     ]
     readers = [_read_jpeg, _read_png, _read_gif, _read_bmp, _read_webp, _read_unknown]
     kind = tf.argmax(tf.stack(signatures), output_type=tf.int32)
-    header = Header(*tf.switch_case(kind, [lambda read=read: read(data) for read in readers]))
-    height, width = header.height, header.width
+    seen = _Sighting(*tf.switch_case(kind, [lambda read=read: read(data) for read in readers]))
+    height, width = seen.height, seen.width
     too_large = height > MAX_PIXELS // tf.maximum(width, 1)
     size_reason = tf.where((height < 1) | (width < 1), DAMAGED, tf.where(too_large, TOO_LARGE, OK))
-    return header._replace(reason=tf.where(header.reason == OK, size_reason, header.reason))
+    reason = tf.where(seen.reason == OK, size_reason, seen.reason)
+    orientation = _exif_orientation(data, seen.exif)
+    return Header(seen.format, reason, height, width, orientation, seen.alpha)
 
 
-def _header(
+def _sighting(
     kind: int,
     *,
     reason: tf.Tensor | int = OK,
     height: tf.Tensor | int = 0,
     width: tf.Tensor | int = 0,
-    orientation: tf.Tensor | int = 1,
+    exif: tf.Tensor | int = 0,
     alpha: tf.Tensor | bool = False,
-) -> Header:
-    """Build a `Header` whose dtypes agree between the branches of a switch."""
-    return Header(
+) -> _Sighting:
+    """Make the dtypes agree between the branches of a switch."""
+    return _Sighting(
         tf.constant(kind, tf.int32),
         tf.cast(reason, tf.int32),
         tf.cast(height, tf.int32),
         tf.cast(width, tf.int32),
-        tf.cast(orientation, tf.int32),
+        tf.cast(exif, tf.int32),
         tf.cast(alpha, tf.bool),
     )
 
 
-def _read_jpeg(data: FileBytes) -> Header:
+def _read_jpeg(data: FileBytes) -> _Sighting:
     def unfinished(position, frame, exif):
         return (frame == 0) & (position < data.size)
 
@@ -172,50 +185,45 @@ def _read_jpeg(data: FileBytes) -> Header:
     marker, precision, components = (data.byte(frame + i) for i in (1, 4, 9))
     known_components = (components == 1) | (components == 3) | (components == 4)
     decodable = (marker <= 0xC2) & (precision == 8) & known_components
-    return _header(
+    return _sighting(
         JPEG,
         reason=tf.where(frame == 0, DAMAGED, tf.where(decodable, OK, JPEG_KIND)),
         height=data.number(frame + 5, 2, big_endian=True),
         width=data.number(frame + 7, 2, big_endian=True),
-        orientation=_exif_orientation(data, exif),
+        exif=exif,
     )
 
 
-def _read_png(data: FileBytes) -> Header:
+def _read_png(data: FileBytes) -> _Sighting:
     transparency, exif = _walk_chunks(data, 8, wanted=(b"tRNS", b"eXIf"), png=True)
     colour_type = data.byte(25)
-    return _header(
+    return _sighting(
         PNG,
         height=data.number(20, 4, big_endian=True),
         width=data.number(16, 4, big_endian=True),
-        orientation=_exif_orientation(data, exif),
+        exif=exif,
         # Asked for an alpha it does not have, TensorFlow fills that of a 1-bit PNG wrongly.
         alpha=(colour_type == 4) | (colour_type == 6) | (transparency > 0),
     )
 
 
-def _read_gif(data: FileBytes) -> Header:
+def _read_gif(data: FileBytes) -> _Sighting:
     width, height = (data.number(at, 2, big_endian=False) for at in (6, 8))
-    return _header(GIF, height=height, width=width)
+    return _sighting(GIF, height=height, width=width)
 
 
-def _read_bmp(data: FileBytes) -> Header:
+def _read_bmp(data: FileBytes) -> _Sighting:
     info_size, compression = (data.number(at, 4, big_endian=False) for at in (14, 30))
     bits = data.number(28, 2, big_endian=False)
     # Blue, green, red in this order of bytes is all that TensorFlow knows.
     usual_masks = data.matches(54, b"\0\0\xff\0\0\xff\0\0\xff\0")
     grey_ramp = b"".join(bytes([level, level, level, 0]) for level in range(256))
-    is_grey = tf.reduce_all(
-        [
-            data.matches(14 + info_size + at, grey_ramp[at : at + 64])
-            for at in range(0, len(grey_ramp), 64)
-        ]
-    )
+    is_grey = data.matches(14 + info_size, grey_ramp)
     decodable = (info_size >= 40) & (
         ((compression == 0) & ((bits == 24) | (bits == 32) | ((bits == 8) & is_grey)))
         | ((compression == 3) & (bits == 32) & usual_masks)
     )
-    return _header(
+    return _sighting(
         BMP,
         reason=tf.where(decodable, OK, BMP_KIND),
         # Rows from top to bottom are announced by a negative height.
@@ -225,7 +233,7 @@ def _read_bmp(data: FileBytes) -> Header:
     )
 
 
-def _read_webp(data: FileBytes) -> Header:
+def _read_webp(data: FileBytes) -> _Sighting:
     is_lossy, is_lossless, is_extended = (data.matches(12, t) for t in (b"VP8 ", b"VP8L", b"VP8X"))
     bits = data.number(21, 4, big_endian=False)
     lossy = [data.number(at, 2, big_endian=False) % 0x4000 for at in (28, 26)]
@@ -242,22 +250,22 @@ def _read_webp(data: FileBytes) -> Header:
     # Some writers put the JPEG preamble before the TIFF header here too.
     exif = tf.where(data.matches(exif, b"Exif\0\0"), exif + 6, exif)
     known = is_lossy | is_lossless | is_extended
-    return _header(
+    return _sighting(
         WEBP,
         reason=tf.where(known, tf.where(animated, ANIMATED_WEBP, OK), DAMAGED),
         height=height,
         width=width,
-        orientation=_exif_orientation(data, tf.where(is_extended, exif, 0)),
+        exif=tf.where(is_extended, exif, 0),
     )
 
 
-def _read_unknown(data: FileBytes) -> Header:
+def _read_unknown(data: FileBytes) -> _Sighting:
     brands = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
     foreign = [data.matches(4, b"ftyp" + brand) for brand in brands]
     foreign += [data.matches(0, magic) for magic in (b"II*\0", b"MM\0*", b"\xff\x0a", b"8BPS")]
     foreign += [data.matches(4, magic) for magic in (b"JXL \r\n\x87\n", b"jP  \r\n\x87\n")]
     reason = tf.where(tf.reduce_any(foreign), FOREIGN, NOT_AN_IMAGE)
-    return _header(UNKNOWN, reason=tf.where(data.size == 0, EMPTY, reason))
+    return _sighting(UNKNOWN, reason=tf.where(data.size == 0, EMPTY, reason))
 
 
 def _walk_chunks(
@@ -294,25 +302,22 @@ def _walk_chunks(
 def _exif_orientation(data: FileBytes, start: tf.Tensor) -> tf.Tensor:
     """Return the orientation (1..8) in the TIFF structure at `start`; 1 where there is none."""
 
-    def read(*, big_endian):
-        directory = start + data.number(start + 4, 4, big_endian=big_endian)
-        count = data.number(directory, 2, big_endian=big_endian)
-        last = directory + 2 + 12 * tf.minimum(count, _MAX_EXIF_ENTRIES)
-        tag = (0x0112).to_bytes(2, "big" if big_endian else "little")
-        (entry,) = tf.while_loop(
-            lambda entry: (entry < last) & ~data.matches(entry, tag),
-            lambda entry: (entry + 12,),
-            (directory + 2,),
-            maximum_iterations=_MAX_EXIF_ENTRIES,
-        )
-        value = data.number(entry + 8, 2, big_endian=big_endian)
-        return tf.where((entry < last) & (value >= 1) & (value <= 8), value, 1)
+    magic = data.text(start, 4)
+    is_big_endian = magic == b"MM\0*"
 
-    magic = tf.where(start > 0, data.text(start, 4), "")
-    return tf.case(
-        [
-            (magic == b"II*\0", lambda: read(big_endian=False)),
-            (magic == b"MM\0*", lambda: read(big_endian=True)),
-        ],
-        default=lambda: tf.constant(1),
+    def number(position, length):
+        little, big = (data.number(position, length, big_endian=big) for big in (False, True))
+        return tf.where(is_big_endian, big, little)
+
+    directory = start + number(start + 4, 4)
+    last = directory + 2 + 12 * tf.minimum(number(directory, 2), _MAX_EXIF_ENTRIES)
+    # Nothing is searched where there is no TIFF structure.
+    last = tf.where((start > 0) & (is_big_endian | (magic == b"II*\0")), last, 0)
+    (entry,) = tf.while_loop(
+        lambda entry: (entry < last) & (number(entry, 2) != 0x0112),
+        lambda entry: (entry + 12,),
+        (directory + 2,),
+        maximum_iterations=_MAX_EXIF_ENTRIES,
     )
+    value = number(entry + 8, 2)
+    return tf.where((entry < last) & (value >= 1) & (value <= 8), value, 1)

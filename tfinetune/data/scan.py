@@ -25,9 +25,11 @@ from tfinetune.data.headers import (
     OK,
     REASONS,
 )
+from tfinetune.data.pixels import Pixels, PixelStore
 from tfinetune.storage import sha256_file
 
 THUMBNAIL_SIDE = 32
+_BATCH = 32
 MAX_FILE_BYTES = 256 * 2**20
 _SIGNATURE_BYTES = 64
 _USUAL_SIGNATURES = (JPEG_SIGNATURE, b"\x89PNG\r\n\x1a\n")
@@ -44,7 +46,7 @@ class Scan:
         usable: int64 [k], the indices of the files that decode, ascending.
         sha256: hexadecimal digests of the usable files, k.
         thumbnails: uint8 [k, 32, 32, 3], each whole photo, upright, squeezed to a square.
-        pixels: uint8 [k, H, W, 3], or None if they were not to be kept.
+        pixels: uint8 [k, H, W, 3], or None if they were not or could not be kept.
         failures: reason by index.
         foreign: indices of the files that neither are nor claim to be images.
     """
@@ -52,7 +54,7 @@ class Scan:
     usable: np.ndarray
     sha256: tuple[str, ...]
     thumbnails: np.ndarray
-    pixels: np.ndarray | None
+    pixels: Pixels | None
     failures: dict[int, str]
     foreign: tuple[int, ...]
 
@@ -82,9 +84,10 @@ def decode_files(
     readable = [index for index in range(len(paths)) if index not in failures]
     decoder = file_decoder(image_size, aspect)
     decoded = set()
-    for index, image in _stream([paths[i] for i in readable], decoder):
-        images[readable[index]] = image
-        decoded.add(readable[index])
+    for places, decoded_images in _stream([paths[i] for i in readable], decoder):
+        indices = [readable[place] for place in places]
+        images[indices] = decoded_images
+        decoded.update(indices)
         if progress:
             progress(len(failures) + len(decoded), len(paths))
     for index in readable:
@@ -100,7 +103,7 @@ def scan_files(
     *,
     image_size: tuple[int, int],
     aspect: Aspect,
-    keep_pixels: bool,
+    store: PixelStore | None,
     progress: Progress | None = None,
 ) -> Scan:
     """Read every file once for all that a data set needs to know of it.
@@ -109,7 +112,7 @@ def scan_files(
         paths: candidate files, in the order that indices refer to.
         image_size: height and width of `Scan.pixels`.
         aspect: as for `decode_image`.
-        keep_pixels: whether to keep the decoded pixels in memory.
+        store: keeps the decoded pixels; None forgets them.
         progress: called with (files done, files in all).
     """
     pool = ThreadPoolExecutor()
@@ -118,25 +121,23 @@ def scan_files(
         failures = {index: reason for index, reason in enumerate(reasons) if reason}
         readable = [index for index in range(len(paths)) if index not in failures]
         checksums = [pool.submit(sha256_file, paths[index]) for index in readable]
-        decoder = _scanner(image_size, aspect, keep_pixels)
-        shape = (len(readable), *image_size, 3)
-        # The system hands out these pages as they are written to: bad files cost nothing.
-        pixels = np.empty(shape, np.uint8) if keep_pixels else None
+        decoder = _scanner(image_size, aspect, store is not None)
         thumbnails = np.empty((len(readable), THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
         usable, digests = [], []
-        for place, image, thumbnail in _stream([paths[i] for i in readable], decoder):
-            try:
-                digests.append(checksums[place].result())
-            except OSError as error:
-                failures[readable[place]] = _read_failure(error)
-                continue
-            row = len(usable)
-            thumbnails[row] = thumbnail
-            if keep_pixels:
-                pixels[row] = image
-            usable.append(readable[place])
-            if progress:
-                progress(row + 1 + len(paths) - len(readable), len(paths))
+        for batch in _stream([paths[i] for i in readable], decoder):
+            for place, image, thumbnail in zip(*batch, strict=True):
+                try:
+                    digests.append(checksums[place].result())
+                except OSError as error:
+                    failures[readable[place]] = _read_failure(error)
+                    continue
+                row = len(usable)
+                thumbnails[row] = thumbnail
+                if store is not None:
+                    store.append(image)
+                usable.append(readable[place])
+                if progress:
+                    progress(row + 1 + len(paths) - len(readable), len(paths))
     finally:
         # After Ctrl-C nobody waits for the digests of all the other files.
         pool.shutdown(cancel_futures=True)
@@ -149,7 +150,7 @@ def scan_files(
         usable=np.array(usable, np.int64),
         sha256=tuple(digests),
         thumbnails=thumbnails[: len(usable)],
-        pixels=pixels[: len(usable)] if keep_pixels else None,
+        pixels=None if store is None else store.finish(),
         failures={i: failures[i] for i in sorted(set(failures).difference(foreign))},
         foreign=foreign,
     )
@@ -183,7 +184,7 @@ def _scanner(image_size: tuple[int, int], aspect: Aspect, keep_pixels: bool) -> 
 
 
 def _stream(paths: Sequence[str | Path], read: Callable) -> Iterator[tuple]:
-    """Yield (index, *read(path)) as NumPy arrays, in order, leaving out the paths that fail."""
+    """Yield batches of (index, *read(path)) as NumPy arrays, in order, without paths that fail."""
     if not paths:
         return
 
@@ -197,9 +198,9 @@ def _stream(paths: Sequence[str | Path], read: Callable) -> Iterator[tuple]:
         names = tf.constant([os.fsencode(path) for path in paths])
         files = tf.data.Dataset.from_tensor_slices((tf.range(len(paths)), names))
         files = files.map(numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        files = files.ignore_errors(log_warning=False).prefetch(tf.data.AUTOTUNE)
-        for element in files.as_numpy_iterator():
-            yield int(element[0]), *element[1:]
+        # One by one, the way through Python would take longer than the decoding.
+        files = files.ignore_errors(log_warning=False).batch(_BATCH).prefetch(tf.data.AUTOTUNE)
+        yield from files.as_numpy_iterator()
 
 
 def _unreadable(path: Path) -> str | None:

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from tfinetune.data.decode import ASPECTS, Aspect
 from tfinetune.data.division import check_fractions, divide
 from tfinetune.data.examples import Photos
 from tfinetune.data.folders import Candidate, find_candidates, find_classes
 from tfinetune.data.partition import partition
+from tfinetune.data.pixels import DiskStore, MemoryStore, PixelStore
 from tfinetune.data.quality import Duplicates, find_duplicates
 from tfinetune.data.scan import Progress, Scan, scan_files
 from tfinetune.data.splits import InputSpec, Quarantined, Splits
@@ -30,6 +30,7 @@ def from_image_folder(
     test: float = 0.15,
     seed: int = 0,
     memory_limit: int = 2 * 2**30,
+    scratch: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Splits:
     """Read photos that are sorted into one folder per class.
@@ -46,7 +47,9 @@ def from_image_folder(
         seed: of the division, 0 or more.
         memory_limit: bytes that decoded photos may occupy. To be kept in memory they need twice
             their size (height x width x 3 bytes each) while the folder is read, once afterwards;
-            where that is more, they are decoded again in every epoch.
+            where that is more, they go to `scratch`.
+        scratch: folder with room for a file of all decoded photos, which vanishes with the process.
+            Without it, or where the disk is full, they are decoded again in every epoch.
         progress: called with (files done, files in all).
 
     Raises:
@@ -77,12 +80,16 @@ def from_image_folder(
             "to train on. Add a train folder with one sub-folder per class, or pass a folder that "
             "holds the classes themselves."
         )
+    # Twice: as they are read, and as the tensor that they become.
+    fits = 2 * len(candidates) * math.prod(image_size) * 3 <= memory_limit
+    store = MemoryStore(len(candidates), image_size) if fits else None
+    if scratch is not None and not fits:
+        store = DiskStore(scratch, image_size)
     scan = scan_files(
         [candidate.path for candidate in candidates],
         image_size=image_size,
         aspect=aspect,
-        # Twice: as they are read, and as the tensor that they become.
-        keep_pixels=2 * len(candidates) * math.prod(image_size) * 3 <= memory_limit,
+        store=store,
         progress=progress,
     )
     _check_classes(directory, class_names, candidates, scan)
@@ -91,17 +98,13 @@ def from_image_folder(
     duplicates = find_duplicates(scan.thumbnails, scan.sha256)
     fractions = _to_carve(photos, validation=validation, test=test)
     assignment = _assign(photos, labels, duplicates, fractions=fractions, seed=seed)
-    pixels = None
-    if scan.pixels is not None:
-        with tf.device("CPU:0"):
-            pixels = tf.convert_to_tensor(scan.pixels)
 
     def examples(rows: np.ndarray) -> Photos:
         return Photos(
             image_size=image_size,
             aspect=aspect,
             paths=tuple(photos[row].path for row in rows),
-            pixels=pixels,
+            pixels=scan.pixels,
             rows=rows,
         )
 
@@ -123,7 +126,17 @@ def from_image_folder(
         quarantine=tuple(Quarantined(candidates[i].id, r) for i, r in scan.failures.items()),
         ignored=len(strays),
         ignored_examples=tuple(strays[:_EXAMPLES_SHOWN]),
+        notes=(*splits.notes, *_scratch_notes(store, scratch)),
     )
+
+
+def _scratch_notes(store: PixelStore | None, scratch: str | Path | None) -> list[str]:
+    if not isinstance(store, DiskStore) or store.failure is None:
+        return []
+    return [
+        f"The decoded photos could not be kept in {scratch} ({store.failure}): they are decoded "
+        "again in every epoch."
+    ]
 
 
 def _check_decoding(image_size: tuple, aspect: str) -> None:

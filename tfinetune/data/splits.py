@@ -10,7 +10,13 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.data.augmentation import Policy, augment_batch, draw_parameters, get_policy
+from tfinetune.data.augmentation import (
+    Policy,
+    augment_batch,
+    draw_parameters,
+    get_policy,
+    mix_batch,
+)
 from tfinetune.data.decode import Aspect
 from tfinetune.data.examples import Arrays, Photos
 from tfinetune.errors import DataError
@@ -176,7 +182,8 @@ class Split:
             epochs: with `epoch`, how many to yield one after the other, for
                 `fit(dataset, steps_per_epoch=split.steps(batch_size), epochs=epochs)`.
             shuffle: whether to draw a new order in each epoch.
-            augment: a name in `POLICIES`, or a policy; for photos only.
+            augment: what `get_policy` takes: a name in `POLICIES`, or operations such as
+                "flip, rotate=15"; for photos only.
             views: how many views of each example the epochs cycle through; None draws a new one in
                 every epoch.
             seed: any integer.
@@ -184,7 +191,8 @@ class Split:
 
         Returns:
             Batches of (float32 [b, height, width, 3] in 0..255, int32 [b]). Of arrays the first is
-            the array [b, …] itself, or a dict of them by input name.
+            the array [b, …] itself, or a dict of them by input name. Where `augment` mixes
+            examples, the labels are shares of the classes, float32 [b, num_classes].
 
         Raises:
             DataError: if an argument is out of range, or views of what is no photo are asked for.
@@ -206,7 +214,6 @@ class Split:
                 f"epochs={epochs} needs a first epoch: pass epoch=0, or leave `epochs` out to make "
                 "every iteration another epoch."
             )
-        is_plain = policy == Policy()
         is_photo = isinstance(self.examples, Photos)
 
         @tf.autograph.experimental.do_not_convert
@@ -214,20 +221,19 @@ class Split:
             # Two streams of one seed: the order must not tell the views.
             order_seed, view_seed = (2 * tf.constant(seed, tf.int64) + i for i in range(2))
             order = _order(len(self), seed=order_seed, epoch=epoch, shuffle=shuffle)
-            drawn = tf.zeros([len(self), 0])
-            if not is_plain:
-                number = epoch if views is None else epoch % views
-                drawn = draw_parameters(len(self), policy, seed=view_seed, epoch=number)
+            number = epoch if views is None else epoch % views
+            drawn = draw_parameters(len(self), policy, seed=view_seed, epoch=number)
             examples = (order, tf.fill([len(self)], epoch), tf.gather(drawn, order))
             return tf.data.Dataset.from_tensor_slices(examples).batch(batch_size)
 
         @tf.autograph.experimental.do_not_convert
         def finish(values, indices, epochs, drawn):
-            if not is_plain:
-                values = augment_batch(values, drawn)
-            elif is_photo:
-                values = tf.cast(values, tf.float32)
-            return values, tf.gather(labels, indices)
+            classes = tf.gather(labels, indices)
+            if is_photo:
+                values = augment_batch(values, drawn, policy)
+            if policy.mixes:
+                return mix_batch(values, tf.one_hot(classes, self.num_classes), drawn, policy)
+            return values, classes
 
         # CPU: on a machine with a GPU the constants would land there.
         with tf.device("CPU:0"):

@@ -7,7 +7,7 @@ import keras
 import keras_tuner as kt
 
 from tfinetune.adaptation import Plan
-from tfinetune.data import Splits
+from tfinetune.data import Splits, get_policy
 from tfinetune.errors import RecipeError, SearchError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
@@ -132,6 +132,11 @@ class HyperFineTune(kt.HyperModel):
             return model.fit(*(args or (train,)), **{**options, **kwargs})
 
     def _phases(self, recipe: Recipe, tuner: FineTuner) -> list[Phase]:
+        if get_policy(recipe.augmentation).mixes:
+            raise RecipeError(
+                f"HyperFineTune mixes no photos (augmentation {recipe.augmentation!r}); "
+                "`ft.search.run` does."
+            )
         phases = tuner.phases(build_strategy(recipe.strategy, recipe.strategy_parameters))
         if [phase.solver for phase in phases[:-1]].count("sgd") or phases[-1].solver != "sgd":
             raise RecipeError(

@@ -36,7 +36,7 @@ DEFAULT: dict[str, Any] = {
     "weight_decay": {"low": 1e-4, "high": 0.1, "log": True},
     "label_smoothing": [0.0, 0.1],
     "batch_norm": ["frozen", "adapt"],
-    "augmentation": ["light", "standard", "none"],
+    "augmentation": ["light", "standard", "strong", "none"],
     "batch_size": [16, 32, 64],
 }
 

@@ -10,6 +10,7 @@ import math
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfinetune.errors import BackboneError, UnsafeModelError
+from tfinetune.security.architecture import read_architecture
+from tfinetune.security.legacy_archive import load_archived_weights
 from tfinetune.security.legacy_config import translate
-from tfinetune.security.legacy_weights import load_legacy_weights, load_matching_weights
+from tfinetune.security.legacy_weights import (
+    Match,
+    load_legacy_weights,
+    load_matching_weights,
+)
 from tfinetune.security.preflight import ModelFile, check_weights_file, read_model_file
 
 # These hold code, or read a path that the config names.
@@ -57,8 +64,10 @@ _NAMESPACES = (
     keras.constraints,
     keras.dtype_policies,
 )
-# Operations that a functional model of Keras 2 applied to its tensors outside of any layer.
-_TENSORFLOW_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
+# Layers that Keras 3 dropped, because they have a weight for each position or take feature columns.
+_REMOVED = frozenset({"DenseFeatures", "LocallyConnected1D", "LocallyConnected2D"})
+# Of a model that is built without a weights file: two gigabytes of float32.
+MAX_RANDOM_ELEMENTS = 2**29
 # One float32 map of a gigabyte for a single image: no backbone comes near.
 MAX_ACTIVATION_ELEMENTS = 2**28
 
@@ -82,56 +91,98 @@ def load_keras(
     """
     file = source if isinstance(source, ModelFile) else read_model_file(source)
     custom = dict(custom_objects or {})
-    if file.container == "zip" and file.major_version < 3:
-        raise BackboneError(
-            f"{file.path} is a .keras file of Keras {file.keras_version}, which cannot be opened "
-            "yet. Open it with that version and save it as `.h5`: `model.save('model.h5')`."
-        )
     config = file.config
-    if file.container == "hdf5":
+    if file.container == "hdf5" or file.major_version < 3:
         config = translate(config, major_version=file.major_version)
     else:
         config = {**config, "compile_config": None}
+    custom |= _under_registered_names(config, custom)
     audit(config, file.path, custom)
-    budget = _MemoryBudget(file)
-    try:
-        with tf.variable_creator_scope(budget.check):
-            if file.container == "zip":
-                model = _load_zip(file, custom)
-            else:
-                model = _load_hdf5(file, config, custom)
-    except (BackboneError, MemoryError):
-        raise
-    except Exception as error:
-        if budget.exceeded:  # Keras may have wrapped the refusal in an error of its own.
-            raise budget.exceeded from error
-        # Keras reports an unusable config through many exceptions; each means the same here.
-        raise BackboneError(
-            f"{file.path} could not be opened as a Keras model (written by Keras "
-            f"{file.keras_version}): {_first_sentence(error)}"
-        ) from error
+    with _guarded(file.path, file.keras_version, file.stored_elements):
+        if file.container == "zip" and file.major_version >= 3:
+            model = _load_zip(file, custom)
+        else:
+            model = _build(config, file.path, custom)
+            _load_weights_of(file, model)
     check_activations(model, source=file.path)
+    _check_vocabularies(model, file.path)
     return model
 
 
-def load_weights(model: keras.Model, path: str | Path) -> None:
-    """Load an `.h5` weights file (of Keras 2 or 3, with or without a top) into `model`.
+def load_architecture(
+    path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    partial: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> tuple[keras.Model, Match | None]:
+    """Build the model in a JSON or YAML file and fill it from a weights file.
+
+    Args:
+        path: of what `to_json()` or `to_yaml()` returned, in any version of Keras.
+        weights: an `.h5` file with the weights of exactly this model. None leaves them random.
+        partial: as for `load_weights`.
+        custom_objects: as for `load_keras`.
+
+    Returns:
+        The model, and what was matched, if anything.
 
     Raises:
-        BackboneError: unless every weight of the model finds its value, and everything else in
-            the file belongs to a top.
+        UnsafeModelError: as `load_keras`.
+        BackboneError: if the files are damaged or do not belong together.
+    """
+    custom = dict(custom_objects or {})
+    config, version = read_architecture(path)
+    major = version.partition(".")[0]
+    config = translate(config, major_version=int(major) if major.isdecimal() else 1)
+    custom |= _under_registered_names(config, custom)
+    audit(config, path, custom)
+    bounded = MAX_RANDOM_ELEMENTS if weights is None or partial else check_weights_file(weights)
+    with _guarded(path, version, bounded):
+        model = _build(config, path, custom)
+    check_activations(model, source=path)
+    if weights is None:
+        return model, None
+    match = load_weights(model, weights, partial=partial)
+    if match.unused and not partial:
+        raise BackboneError(
+            f"{weights} has weights for layers that {path} does not have: "
+            f"{', '.join(match.unused[:5])}. They do not belong together."
+        )
+    return model, match
+
+
+def load_weights(model: keras.Model, path: str | Path, *, partial: bool = False) -> Match:
+    """Load an `.h5` weights file of any Keras version into `model`.
+
+    Args:
+        model: gets the weights.
+        path: the file, which may hold a classification top as well.
+        partial: fill the layers of the model whose names the file has and leave the others.
+
+    Returns:
+        What was matched.
+
+    Raises:
+        BackboneError: unless every weight of the model finds its value and nothing but a top is
+            left over; with `partial`, if nothing matches.
     """
     check_weights_file(path)
     try:
         with h5py.File(path, "r") as file:
             if {"layer_names", "layer_names0"} & set(file.attrs) or "model_weights" in file:
-                load_matching_weights(model, file)
-                return
+                return load_matching_weights(model, file, partial=partial)
+        if partial:
+            raise BackboneError(
+                f"{path} files weights by position, as Keras 3 does, so it cannot be matched in "
+                "part. Pass a weights file of Keras 1 or 2, or a model that it fits."
+            )
         with _strict_loading(), tempfile.TemporaryDirectory() as folder:
             # Keras chooses the format by the file's name.
             named = Path(folder) / "model.weights.h5"
             named.symlink_to(Path(path).resolve())
             model.load_weights(named)
+            return Match(len(model.weights), len(model.weights))
     except (BackboneError, MemoryError):
         raise
     except Exception as error:
@@ -155,6 +206,25 @@ def check_activations(model: keras.Model, *, source: str | Path) -> None:
                         f"{source}: the layer {operation.name!r} makes {size:,} numbers per image "
                         f"(at most {MAX_ACTIVATION_ELEMENTS:,} are allowed); it was refused."
                     )
+
+
+def _check_vocabularies(model: keras.Model, path: str | Path) -> None:
+    """Refuse lookup layers without a vocabulary, which fail only when they are called.
+
+    Raises:
+        BackboneError: naming them. Some formats never stored what a layer was adapted to.
+    """
+    kinds = (keras.layers.StringLookup, keras.layers.IntegerLookup, keras.layers.TextVectorization)
+    empty = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, kinds) and not layer.get_vocabulary(include_special_tokens=False)
+    ]
+    if empty:
+        raise BackboneError(
+            f"{path} holds no vocabulary for {', '.join(empty)}, which cannot work without. Save "
+            "the model again as `.keras`, or build the layer with vocabulary=[…] and save it then."
+        )
 
 
 @contextlib.contextmanager
@@ -189,17 +259,12 @@ def audit(config: dict[str, Any], path: str | Path, custom_objects: Mapping[str,
             f"{path} uses {', '.join(unsafe)}, which can run code or read files when the model is "
             "opened; it was refused. Rebuild the model with stock Keras layers."
         )
-    if operations := ", ".join(name for name in unknown if name in _TENSORFLOW_OPERATIONS):
-        raise UnsafeModelError(
-            f"{path} uses {operations}: TensorFlow operations between its layers, which Keras 3 "
-            "cannot open. Where it was made, replace them with layers (Rescaling for the scaling "
-            "of pixels) and save it again, or save the model nested below them and pass that."
-        )
     if unknown:
-        example = ", ".join(f"{name!r}: {name}" for name in unknown)
+        shown = [f"{name} (dropped by Keras 3)" if name in _REMOVED else name for name in unknown]
+        example = ", ".join(f"{name!r}: {name.rpartition('>')[2]}" for name in unknown)
         raise UnsafeModelError(
             f"{path} needs {'classes' if len(unknown) > 1 else 'a class'} that Keras does not "
-            f"have: {', '.join(unknown)}. Pass your own as custom_objects={{{example}}} if you "
+            f"have: {', '.join(shown)}. Pass your own as custom_objects={{{example}}} if you "
             "trust them."
         )
 
@@ -215,6 +280,21 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
             pending.extend(reversed(value.values()))
         elif isinstance(value, list):
             pending.extend(reversed(value))
+
+
+def _under_registered_names(
+    config: dict[str, Any], custom_objects: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the custom objects under the names of the packages that they were registered in.
+
+    A class that was registered as `my_package>Scale` may be passed as `Scale`.
+    """
+    names = (item["class_name"] for item in _objects(config))
+    return {
+        name: custom_objects[short]
+        for name in names
+        if isinstance(name, str) and (short := name.rpartition(">")[2]) in custom_objects
+    }
 
 
 def _is_known(item: dict[str, Any], custom_objects: Mapping[str, Any]) -> bool:
@@ -244,6 +324,25 @@ def _is_known(item: dict[str, Any], custom_objects: Mapping[str, Any]) -> bool:
     return isinstance(found, type) and issubclass(found, _BUILTIN_KINDS)
 
 
+@contextlib.contextmanager
+def _guarded(path: str | Path, version: str, stored_elements: int) -> Iterator[None]:
+    """Bound the weights that are created inside, and name the file in whatever goes wrong."""
+    budget = _MemoryBudget(path, stored_elements)
+    try:
+        with tf.variable_creator_scope(budget.check):
+            yield
+    except (BackboneError, MemoryError):
+        raise
+    except Exception as error:
+        if budget.exceeded:  # Keras may have wrapped the refusal in an error of its own.
+            raise budget.exceeded from error
+        # Keras reports an unusable config through many exceptions; each means the same here.
+        raise BackboneError(
+            f"{path} could not be opened as a Keras model (written by Keras {version}): "
+            f"{_first_sentence(error)}"
+        ) from error
+
+
 class _MemoryBudget:
     """Refuses to create more weights than the file stores values for.
 
@@ -251,10 +350,11 @@ class _MemoryBudget:
     so they are known only while Keras builds: this looks at each variable just before it is made.
     """
 
-    def __init__(self, file: ModelFile) -> None:
-        self._file = file
+    def __init__(self, path: str | Path, stored_elements: int) -> None:
+        self._path = path
+        self._stored = stored_elements
         # Seeds and counters are created but not stored by every format.
-        self._left = file.stored_elements + file.stored_elements // 10 + 65_536
+        self._left = stored_elements + stored_elements // 10 + 65_536
         self._scratch = tf.Graph()
         self.exceeded: UnsafeModelError | None = None
 
@@ -268,8 +368,8 @@ class _MemoryBudget:
         self._left -= math.prod(shape)
         if self._left < 0:
             self.exceeded = UnsafeModelError(
-                f"{self._file.path} declares more parameters than the "
-                f"{self._file.stored_elements:,} values it stores (refused at a weight of shape "
+                f"{self._path} declares more parameters than the "
+                f"{self._stored:,} values it stores (refused at a weight of shape "
                 f"{list(shape)}). It is damaged, or made to exhaust memory."
             )
             raise self.exceeded
@@ -286,19 +386,26 @@ def _load_zip(file: ModelFile, custom_objects: dict[str, Any]) -> keras.Model:
         )
 
 
-def _load_hdf5(
-    file: ModelFile, config: dict[str, Any], custom_objects: dict[str, Any]
-) -> keras.Model:
+def _build(config: dict[str, Any], path: str | Path, custom_objects: dict[str, Any]) -> keras.Model:
     model = keras.saving.deserialize_keras_object(
         config, custom_objects=custom_objects, safe_mode=True
     )
     if not isinstance(model, keras.Model):
-        raise BackboneError(f"{file.path} holds a {type(model).__name__}, not a model.")
-    with h5py.File(file.path, "r") as stored:
-        load_legacy_weights(model, stored)
+        raise BackboneError(f"{path} holds a {type(model).__name__}, not a model.")
     return model
+
+
+def _load_weights_of(file: ModelFile, model: keras.Model) -> None:
+    if file.container == "zip":
+        with zipfile.ZipFile(file.path) as archive, tempfile.TemporaryDirectory() as folder:
+            load_archived_weights(model, file.config, archive, Path(folder))
+    else:
+        with h5py.File(file.path, "r") as stored:
+            load_legacy_weights(model, stored)
 
 
 def _first_sentence(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    _, _, cause = text.rpartition("Exception encountered: ")  # Keras puts the whole config before.
+    text = cause.strip("\"'") or text
     return text[:300] + ("…" if len(text) > 300 else "")

@@ -33,6 +33,10 @@ SLACK_BYTES = 16 * 2**20
 
 _CONFIG_MEMBER, _WEIGHTS_MEMBER = "config.json", "model.weights.h5"
 _OPTIMIZER_GROUPS = ("optimizer", "optimizer_weights")
+_PAIR_HINT = (
+    "Pass the architecture as the backbone (a name such as MobileNetV2, a `.json` or `.yaml` file, "
+    "or in Python a function that builds the model) and this file as its weights."
+)
 _NATIVE_HINT = "Save the model with `model.save('model.keras')` and pass that file."
 
 
@@ -74,10 +78,11 @@ def read_model_file(path: str | Path) -> ModelFile:
     path = Path(path)
     _refuse_what_is_no_file(path)
     try:
+        # First: HDF5 may begin anywhere in a file, so the weights in a zip can pass for one.
+        if _starts_as_zip(path) and zipfile.is_zipfile(path):
+            return _read_zip(path)
         if h5py.is_hdf5(path):
             return _read_hdf5(path)
-        if zipfile.is_zipfile(path):
-            return _read_zip(path)
     except BackboneError:
         raise
     except Exception as error:
@@ -93,8 +98,8 @@ def read_model_file(path: str | Path) -> ModelFile:
     raise BackboneError(f"{path} is not a model: {_describe_bytes(path)}. {_NATIVE_HINT}")
 
 
-def check_weights_file(path: str | Path) -> None:
-    """Check a weights-only HDF5 file.
+def check_weights_file(path: str | Path) -> int:
+    """Check a weights-only HDF5 file and return how many numbers it stores.
 
     Raises:
         UnsafeModelError: as `read_model_file`.
@@ -106,11 +111,16 @@ def check_weights_file(path: str | Path) -> None:
         raise BackboneError(f"{path} holds no HDF5 weights: {_describe_bytes(path)}.")
     try:
         with h5py.File(path, "r") as file:
-            _count_elements(file, path, path.stat().st_size)
+            return _count_elements(file, path, path.stat().st_size)
     except BackboneError:
         raise
     except Exception as error:
         raise BackboneError(f"{path} is damaged: {_one_line(error)}.") from error
+
+
+def _starts_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
@@ -199,15 +209,13 @@ def _read_hdf5(path: Path) -> ModelFile:
 def _describe_without_config(path: Path, file: h5py.File) -> str:
     if "layer_names" in file.attrs or "layer_names0" in file.attrs:
         return (
-            f"{path} holds weights only, without the architecture they belong to. Pass the name "
-            "of the keras.applications model as the backbone and this file as its weights, or "
-            f"save the whole model. {_NATIVE_HINT}"
+            f"{path} holds weights only, without the architecture they belong to. {_PAIR_HINT} "
+            f"{_NATIVE_HINT}"
         )
     if "layers" in file or "_layer_checkpoint_dependencies" in file:
         return (
-            f"{path} holds Keras 3 weights only (`save_weights`), without an architecture. Pass "
-            "the name of the keras.applications model as the backbone and this file as its "
-            f"weights, or save the whole model. {_NATIVE_HINT}"
+            f"{path} holds Keras 3 weights only (`save_weights`), without an architecture. "
+            f"{_PAIR_HINT} {_NATIVE_HINT}"
         )
     return f"{path} is an HDF5 file without a Keras model in it. {_NATIVE_HINT}"
 

@@ -1,6 +1,7 @@
 """Weights that keep small classes from being ignored."""
 
 import numpy as np
+import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
 from tfinetune.data import Split
@@ -26,3 +27,24 @@ def class_weights(split: Split, *, mode: str = "auto") -> dict[int, float] | Non
     classes = np.arange(split.num_classes)
     weights = compute_class_weight("balanced", classes=classes, y=split.labels)
     return {int(c): float(w) for c, w in zip(classes, weights, strict=True)}
+
+
+def weigh_soft_labels(
+    batches: tf.data.Dataset, weights: dict[int, float] | None
+) -> tf.data.Dataset:
+    """Give every example of a data set with soft labels the mean weight of its classes.
+
+    Keras takes `class_weight` for such labels too but weighs each example as if it were wholly of
+    its largest class.
+
+    Args:
+        batches: images and float labels [b, classes].
+        weights: as `class_weights` returns them.
+
+    Returns:
+        Images, labels and, where there are weights, sample weights [b].
+    """
+    if weights is None:
+        return batches
+    column = tf.constant([[weights[label]] for label in sorted(weights)], tf.float32)
+    return batches.map(lambda images, labels: (images, labels, tf.matmul(labels, column)[:, 0]))

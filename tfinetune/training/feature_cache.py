@@ -74,7 +74,7 @@ def augmented_views(augment: str | Policy, *, count: int, seed: int) -> list[Vie
 
 def probe_views(augment: str) -> list[View]:
     """Return the views that a convex solver fits: mirrored too where the policy mirrors."""
-    return [CLEAN, MIRRORED] if get_policy(augment).flip else [CLEAN]
+    return [CLEAN, MIRRORED] if get_policy(augment).mirrors else [CLEAN]
 
 
 class Segment:
@@ -185,10 +185,11 @@ class FeatureCache:
                         f"{segments[-1].end}",
                     )
                     found = self.store.open(key)
+            if found:  # else another process needed the room at once
                 return found
         except StorageError as error:
             self.reporter.say(f"Features are kept in memory only: {error}")
-            return self._in_memory(segments, split, view)
+        return self._in_memory(segments, split, view)
 
     def _open(self, key: str) -> Arrays | None:
         try:

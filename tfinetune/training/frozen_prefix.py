@@ -162,7 +162,7 @@ def choose_cut(graph: FlatGraph, plan: Plan, use: Use) -> Cut | None:
 
     plain = use.passes * cuts[-1].macs
     fitting = [cut for cut in cuts if use.examples * cut.size <= use.room and work(cut) < plain]
-    return min(fitting, key=lambda cut: (work(cut), cut.size), default=None)
+    return min(reversed(fitting), key=work, default=None)  # of equals the deepest
 
 
 def multiplications(node: Any) -> int:

@@ -170,8 +170,11 @@ class FrozenWork:
 
     def _kept_views(self, phase: Phase) -> int:
         """Return how many views of each training example would be kept; 0 if none is seen twice."""
-        if self._is_plain(phase):
+        policy = get_policy(phase.policy(self.augment))
+        if policy == Policy():
             return 1
+        if policy.mixes:  # with whatever else is in the batch, so no example is seen twice
+            return 0
         views = 0 if phase.views == "fresh" else phase.view_count(len(self.splits.train))
         return views if views < phase.epochs else 0
 

@@ -11,14 +11,19 @@ CROSS_ENTROPY = "cross_entropy"
 
 
 def cross_entropy(
-    label_smoothing: float = 0.0, *, from_logits: bool = True
+    label_smoothing: float = 0.0, *, soft_labels: bool = False, from_logits: bool = True
 ) -> Callable[[Any, Any], Any]:
-    """Return the loss of scores `[b, classes]` against class indices `[b]`.
+    """Return the loss of scores `[b, classes]` against labels.
 
     Args:
         label_smoothing: share of each label that is spread evenly over all classes, in [0, 1).
+        soft_labels: whether labels are shares of the classes `[b, classes]`, else one class `[b]`.
         from_logits: whether the scores are logits, else they are probabilities.
     """
+    if soft_labels:
+        return keras.losses.CategoricalCrossentropy(
+            from_logits=from_logits, label_smoothing=label_smoothing
+        )
     if not label_smoothing:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
@@ -31,10 +36,14 @@ def cross_entropy(
     return smoothed
 
 
-def metrics(label_smoothing: float = 0.0) -> list[keras.Metric]:
+def metrics(label_smoothing: float = 0.0, *, soft_labels: bool = False) -> list[keras.Metric]:
     """Return what is measured beside the loss: `accuracy`, and the loss proper where it differs."""
-    accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    if not label_smoothing:
-        return [accuracy]
-    loss = keras.metrics.SparseCategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)
-    return [accuracy, loss]
+    accuracy, loss = (
+        (keras.metrics.CategoricalAccuracy, keras.metrics.CategoricalCrossentropy)
+        if soft_labels
+        else (keras.metrics.SparseCategoricalAccuracy, keras.metrics.SparseCategoricalCrossentropy)
+    )
+    measured = [accuracy(name="accuracy")]
+    if label_smoothing:
+        measured.append(loss(name=CROSS_ENTROPY, from_logits=True))
+    return measured

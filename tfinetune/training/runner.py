@@ -16,10 +16,11 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
-from tfinetune.data import Splits
-from tfinetune.errors import StorageError, TrainingError
+from tfinetune.data import Splits, get_policy
+from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
 from tfinetune.reporting import Advance, Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
+from tfinetune.training.class_weights import weigh_soft_labels
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
@@ -129,12 +130,14 @@ class Runner:
         stage = self._stage(phase, state, work)
         steps = stage.train.steps(self.batch_size)
         model = stage.model
+        mixes = get_policy(stage.augment).mixes
         plan = compile_for(
             phase,
             self.assembly,
             model=model,
             steps=steps * phase.epochs,
             precision=self.precision,
+            soft_labels=mixes,
         )
         if state.optimizer:
             for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
@@ -150,6 +153,13 @@ class Runner:
                 seed=self.seed,
             )
             held_out = stage.validation and stage.validation.dataset(self.batch_size, epoch=0)
+            class_weights = self.class_weights
+            if mixes:
+                batches, class_weights = weigh_soft_labels(batches, class_weights), None
+                classes = stage.train.num_classes
+                held_out = held_out and held_out.map(
+                    lambda images, labels: (images, ops.one_hot(labels, classes))
+                )
             with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
                 model.fit(
                     batches,
@@ -157,7 +167,7 @@ class Runner:
                     epochs=phase.epochs,
                     steps_per_epoch=steps,
                     validation_data=held_out,
-                    class_weight=self.class_weights,
+                    class_weight=class_weights,
                     shuffle=False,  # the data set has its own order
                     callbacks=[_Recorder(self, phase, state, steps=steps, advance=advance)],
                     verbose=0,
@@ -322,6 +332,7 @@ def compile_for(
     model: keras.Model,
     steps: int,
     precision: str = "float32",
+    soft_labels: bool = False,
 ) -> Plan:
     """Set the trainable flags of a phase and compile the model that it fits.
 
@@ -332,16 +343,27 @@ def compile_for(
             built, with the same variables for either.
         steps: of the whole phase.
         precision: see `build_optimizer`.
+        soft_labels: whether labels are shares of the classes instead of one class.
 
     Returns:
         The plan that was applied and checked.
+
+    Raises:
+        TrainablePlanError: if `model` lacks a variable that trains.
     """
     plan = phase.plan(assembly)
     plan.apply()
+    behind = {id(variable) for variable in model.trainable_variables}
+    before = [v.path for v in assembly.logits_model.trainable_variables if id(v) not in behind]
+    if before:
+        raise TrainablePlanError(
+            f"{len(before)} variables of {phase.name!r} lie before the layers that it was to fit "
+            f"({', '.join(before[:5])}): they would not train. Set views='fresh' on the phase."
+        )
     model.compile(
         optimizer=build_optimizer(phase, assembly, steps=steps, precision=precision),
-        loss=cross_entropy(phase.label_smoothing),
-        metrics=metrics(phase.label_smoothing),
+        loss=cross_entropy(phase.label_smoothing, soft_labels=soft_labels),
+        metrics=metrics(phase.label_smoothing, soft_labels=soft_labels),
         jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions
     )
     model.optimizer.build(assembly.logits_model.trainable_variables)
