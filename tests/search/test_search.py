@@ -185,17 +185,17 @@ def test_every_oracle_starts_with_the_default_and_ends(oracle, search_recipe, tr
         assert all(len(rows) > len(before) for rows, before in goes_on)
 
 
-def test_trials_without_hope_end_early(search_recipe, trials):
-    asked = search_recipe(
-        oracle="grid",
-        trials=5,
-        recipe={"strategy_parameters": {"epochs": 3, "learning_rate": 0.1}},
-        space={"learning_rate": [0.1, 1e-7], "weight_decay": [0.0, 1e-3, 0.01, 0.02]},
-    )
-    board = trials(asked)
-    (pruned,) = [r for r in board if r.status == "pruned"]
-    assert pruned.values["learning_rate"] == 1e-7 and len(pruned.history) < 3
-    assert pruned is board[-1]
+def test_trial_without_hope_ends_early_but_never_the_default(search_recipe, workbench, tmp_path):
+    asked = search_recipe(trials=2, recipe={"strategy_parameters": {"epochs": 3}})
+    folder = open_search(asked, tmp_path / "s")
+    history = [{"share": share, "val_accuracy": 1.1} for share in (0.1, 1.0)]
+    metrics = {"val_accuracy": 1.1, "val_loss": 0.0}
+    for name in ("90", "91", "92", "93"):
+        folder.write_result(Result(name, "completed", {}, metrics, history=history))
+    run_trials(folder, workbench)
+    default, pruned = folder.results()[:2]
+    assert (default.trial, default.status, len(default.history)) == ("0", "completed", 3)
+    assert (pruned.trial, pruned.status, len(pruned.history)) == ("1", "pruned", 1)
 
 
 def test_several_backbones_are_ranked_and_the_best_are_searched(
