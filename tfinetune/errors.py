@@ -21,6 +21,10 @@ class BackboneUnavailableError(TfinetuneError, ConnectionError):
     """Pretrained weights must be downloaded and cannot be."""
 
 
+class MissingExtraError(TfinetuneError, ImportError):
+    """A feature needs a package that an extra of tfinetune installs."""
+
+
 class UnsafeModelError(BackboneError):
     """A model file would run code or exhaust memory when opened; it was refused before that."""
 

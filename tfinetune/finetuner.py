@@ -53,8 +53,8 @@ class FineTuner:
         head_activation: of the hidden layer, a name that Keras knows.
         seed: of the head, dropout, order and augmentation.
         precision: that the backbone computes in while `fit` trains it: `float32`,
-            `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that this machine was measured
-            to have. What `fit` leaves computes in float32.
+            `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that is measured now. What
+            `fit` leaves computes in float32.
         cache: where outputs of frozen layers are kept; give several tuners the same one to share
             them. None takes 2 GiB of memory and up to 10 GiB in `~/.cache/tfinetune`.
         reporter: shows progress; None is silent.
@@ -86,7 +86,7 @@ class FineTuner:
         head_units: int = 0,
         head_activation: str = "relu",
         seed: int = 0,
-        precision: PrecisionName = "auto",
+        precision: PrecisionName = "float32",
         cache: FeatureCache | None = None,
         reporter: Reporter | None = None,
     ) -> None:

@@ -29,6 +29,7 @@ class Recipe(BaseModel):
         features: what to build on: `auto` compares the depths of the backbone on the training
             photos, a group (`stage_3`) ends it there, a layer's name takes that layer's output;
             None takes all but the top.
+        endpoint: function or signature to call of a SavedModel; None takes the usual one.
         input_range: what pixel values 0 and 255 become for the backbone, or a convention of
             keras.applications (`tf`, `unit`, `raw`, `torch`, `caffe`); None detects it.
         aspect: how a photo gets to the image size: `crop`, `pad` or `stretch`.
@@ -43,8 +44,8 @@ class Recipe(BaseModel):
         dropout: rate before the last layer, in [0, 1).
         head_units: outputs of a hidden layer before it; 0 for a linear head.
         head_activation: of the hidden layer.
-        precision: that the backbone computes in while it is trained; `auto` is the fastest that was
-            measured on the machine, and a run's recipe names it.
+        precision: that the backbone computes in while it is trained; `auto` measures which is
+            fastest, and the recipe of the run then names it.
         batch_size: photos a training step.
         seed: of the split, the order, the augmentation and the initial weights.
         decoder_version: which decoder made the pixels.
@@ -57,6 +58,7 @@ class Recipe(BaseModel):
     weights: str = "imagenet"
     image_size: tuple[Side, Side] | None = None
     features: str | None = None
+    endpoint: str | None = None
     input_range: tuple[float, float] | Preset | None = None
     aspect: Literal["crop", "pad", "stretch"] = "stretch"
     validation: Fraction = 0.15
@@ -68,7 +70,7 @@ class Recipe(BaseModel):
     dropout: Fraction = 0.2
     head_units: Annotated[int, Field(ge=0, le=65536)] = 0
     head_activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
-    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoder_version: int = 2

@@ -1,6 +1,7 @@
 """Tiny models of the shapes that real backbones have."""
 
 from collections.abc import Callable
+from functools import cache
 
 import keras
 import pytest
@@ -35,5 +36,17 @@ def small_cnn() -> Callable[..., keras.Model]:
         elif top == "features":
             x = layers.GlobalAveragePooling2D(name="gap")(x)
         return keras.Model(inputs, x, name="small")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def application() -> Callable[[str], keras.Model]:
+    """Return a builder of keras.applications without weights and top, at 96 pixels."""
+
+    @cache
+    def build(name: str) -> keras.Model:
+        constructor = getattr(keras.applications, name)
+        return constructor(weights=None, include_top=False, input_shape=(96, 96, 3))
 
     return build

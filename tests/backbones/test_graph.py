@@ -1,10 +1,13 @@
 """Graphs are taken apart and rebuilt without changing a single number."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
 
-from tfinetune.backbones.graph import bottlenecks, check_equal, flatten, rebuild
+from tfinetune.backbones.graph import bottlenecks, check_equal, detach, flatten, rebuild
 from tfinetune.errors import BackboneError, FixedSizeError, UnsafeModelError
 
 layers = keras.layers
@@ -145,3 +148,16 @@ def test_outputs_that_tell_nothing_are_not_equal(small_cnn):
     for model in (empty, damaged):
         with pytest.raises(BackboneError, match="output is empty or not finite"):
             check_equal(model, model, what="Copying")
+
+
+def test_a_detached_model_lets_go_of_the_rest(small_cnn):
+    model = small_cnn()
+    top = weakref.ref(model.get_layer("classes"))
+    expected = keras.Model(model.inputs, model.get_layer("relu2").output)(IMAGES)
+    model.get_layer("c0").trainable = False
+    cut = detach(keras.Model(model.inputs[0], model.get_layer("relu2").output))
+    del model
+    gc.collect()
+    assert top() is None
+    assert all(layer.trainable for layer in cut.layers)
+    np.testing.assert_array_equal(cut(IMAGES), expected)

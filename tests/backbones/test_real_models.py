@@ -8,7 +8,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tfinetune.backbones import Backbone, load_backbone
 from tfinetune.errors import BackboneError
@@ -56,18 +55,6 @@ def test_range_and_cut_of_real_models(shared, name):
     assert backbone.model.output_shape[1:] == features
     assert backbone.model.layers[-1].name == last
     assert [group.name for group in backbone.groups][:2] == ["stem", "stage_1"]
-
-
-@pytest.mark.slow
-def test_teachable_machine_predicts_as_its_own_saved_model(shared):
-    folder = shared / "models" / "teachable_machine_savedmodel"
-    images = np.random.default_rng(0).uniform(-1, 1, (3, 224, 224, 3)).astype("float32")
-    signature = tf.saved_model.load(folder / "model.savedmodel").signatures["serving_default"]
-    (name,) = signature.structured_input_signature[1]
-    (expected,) = signature(**{name: tf.constant(images)}).values()
-    np.testing.assert_allclose(
-        load_keras(folder / "keras_model.h5")(images), expected, atol=1e-5, rtol=0
-    )
 
 
 def test_the_waste_models_backbone_is_bit_equal_to_its_rebuilt_copy(shared):
@@ -188,8 +175,6 @@ def test_textgenrnn_goes_on_writing_words(shared):
         ("textgenrnn/textgenrnn_weights.hdf5", "weights only"),
         ("squeezenet/squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5", "weights only"),
         ("imagenet/mobilenet_v1_0.25_224_imagenet.weights.h5", "weights only"),
-        ("teachable_machine_savedmodel/model.savedmodel", "is a SavedModel folder"),
-        ("basic_pitch/saved_model", "is a SavedModel folder"),
         ("teachable_machine_savedmodel/labels.txt", "is a text file"),
     ],
 )

@@ -45,7 +45,8 @@ def test_training_moves_the_head_and_reproduces_under_a_seed(strategy, small_cnn
     )
     predictions = []
     for _ in range(2):
-        tuner = ft.FineTuner(small_cnn(), splits.spec, seed=3)
+        # `auto` measures, and two measurements may choose differently.
+        tuner = ft.FineTuner(small_cnn(), splits.spec, seed=3, precision="float32")
         before = np.array(tuner.assembly.logits_layer.kernel)
         outcome = tuner.fit(splits, strategy, batch_size=8)
         assert not np.array_equal(before, np.array(tuner.assembly.logits_layer.kernel))

@@ -10,7 +10,7 @@ import pytest
 
 import tfinetune as ft
 from tfinetune.errors import SearchError
-from tfinetune.search import SearchFolder, run
+from tfinetune.search import Result, SearchFolder, run
 from tfinetune.search.job import finish, open_search, run_trials
 from tfinetune.search.setup import read_ranking
 from tfinetune.search.tuner import RecipeTuner

@@ -1,13 +1,13 @@
 """Small model files, sound and hostile, made on the spot."""
 
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import keras
 import pytest
+from hostile import rewrite_member
 
 
 @pytest.fixture
@@ -39,15 +39,13 @@ def edit_keras(keras_file: Path, tmp_path: Path) -> Callable[[Callable[[dict], N
     """Return a function that rewrites the config inside the `.keras` file."""
 
     def edit(change: Callable[[dict], None]) -> Path:
-        edited = tmp_path / "edited.keras"
-        with zipfile.ZipFile(keras_file) as source, zipfile.ZipFile(edited, "w") as target:
-            for member in source.infolist():
-                content = source.read(member)
-                if member.filename == "config.json":
-                    config = json.loads(content)
-                    change(config)
-                    content = json.dumps(config).encode()
-                target.writestr(member.filename, content)
+        def changed(content: bytes) -> str:
+            config = json.loads(content)
+            change(config)
+            return json.dumps(config)
+
+        edited = keras_file.rename(tmp_path / "edited.keras")
+        rewrite_member(edited, "config.json", changed)
         return edited
 
     return edit

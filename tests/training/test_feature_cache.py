@@ -21,7 +21,8 @@ def splits():
 
 @pytest.fixture
 def tuner_and_splits(small_cnn, splits):
-    return ft.FineTuner(small_cnn(), splits.spec, cache=FeatureCache()), splits
+    tuner = ft.FineTuner(small_cnn(), splits.spec, precision="float32", cache=FeatureCache())
+    return tuner, splits
 
 
 def backbone_of(tuner):

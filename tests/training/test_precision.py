@@ -73,5 +73,5 @@ def test_auto_takes_what_was_measured_to_be_faster(small_cnn, splits, monkeypatc
 def test_auto_measures_nothing_without_hardware_for_it(small_cnn, splits, monkeypatch):
     monkeypatch.setattr(precision, "_known_by_hardware", lambda: (None, "no units"))
     monkeypatch.delattr(precision, "_measured_speedup")
-    tuner = ft.FineTuner(small_cnn(), splits.spec)
+    tuner = ft.FineTuner(small_cnn(), splits.spec, precision="auto")
     assert tuner.precision.describe() == "float32 (no units)"

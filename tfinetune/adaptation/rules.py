@@ -20,6 +20,7 @@ from typing import Literal
 import keras
 
 from tfinetune.assembly import Assembly
+from tfinetune.backbones.groups import is_batch_norm
 from tfinetune.errors import TrainablePlanError, UnknownLayerError
 from tfinetune.inference import noise, silenced
 
@@ -49,7 +50,7 @@ class Plan:
 
     def trains(self, layer: keras.Layer) -> bool:
         """Whether a layer's own weights are updated under this plan."""
-        if isinstance(layer, keras.layers.BatchNormalization) and self.batch_norm == "frozen":
+        if is_batch_norm(layer) and self.batch_norm == "frozen":
             return False
         return id(layer) in self.trainable
 

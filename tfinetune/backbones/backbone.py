@@ -10,7 +10,8 @@ import numpy as np
 from tfinetune.backbones.graph import bottlenecks, rebuild
 from tfinetune.backbones.groups import LayerGroup, layer_groups
 from tfinetune.backbones.input_scaling import InputScaling
-from tfinetune.errors import BackboneError, UnknownLayerError
+from tfinetune.backbones.saved_model_layer import saved_model_layers
+from tfinetune.errors import BackboneError, FixedSizeError, UnknownLayerError
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class Provenance:
 
     Attributes:
         source: path or name it was loaded from.
-        kind: "keras" (`.keras`), "hdf5" (`.h5`), "application" or "object".
-        era: the Keras that wrote it.
-        sha256: of the file, where there is one.
+        kind: "keras" (`.keras`), "hdf5" (`.h5`), "saved_model", "run" (of tfinetune), "hub" (a
+            KerasHub preset), "application" or "object".
+        era: the Keras or TensorFlow that wrote it.
+        sha256: of the file, or of all files of the folder, where there is one.
         notes: what was done, such as where the top was cut.
         warnings: what the user should know before trusting the result.
     """
@@ -39,9 +41,9 @@ class Backbone:
     """A pretrained feature extractor.
 
     Attributes:
-        model: functional model of fresh stock layers. An image input is in the backbone's own
-            pixel range. Its output, or each of them, is a map `[b, h, w, c]`, tokens `[b, t, c]`
-            or a vector `[b, c]`.
+        model: functional model of fresh stock layers, or around a SavedModel as one layer. An
+            image input is in the backbone's own pixel range. Its output, or each of them, is a map
+            `[b, h, w, c]`, tokens `[b, t, c]` or a vector `[b, c]`.
         input_scaling: takes photos of 0..255 to that range; None where it takes no image.
         groups: "stem", "stage_1", …; every layer of `model` is in exactly one.
         provenance: where it comes from.
@@ -94,6 +96,11 @@ class Backbone:
         """
         if tuple(image_size) == self.image_size:
             return self
+        if saved_model_layers(self.model):
+            raise FixedSizeError(
+                "A SavedModel works at the size that it was opened at. Pass image_size= to "
+                "load_backbone."
+            )
         before = "x".join(map(str, self.image_size))
         after = "x".join(map(str, image_size))
         return self._around(
@@ -107,6 +114,8 @@ class Backbone:
         Groups without one, or whose tensor has no channels to average, are left out.
         """
         group_of = {id(layer): group.name for group in self.groups for layer in group.layers}
+        # A SavedModel can end nowhere but at its end.
+        group_of |= {id(layer): self.groups[-1].name for layer in saved_model_layers(self.model)}
         return {
             group_of[id(step.operation)]: step.tensor
             for step in bottlenecks(self.model)
@@ -131,7 +140,15 @@ class Backbone:
         """Return the same architecture with fresh random weights, reproducible under `seed`.
 
         Statistics of preprocessing layers are data, not something learned: they stay.
+
+        Raises:
+            BackboneError: for a SavedModel, which does not say how it was initialized.
         """
+        if saved_model_layers(self.model):
+            raise BackboneError(
+                "A SavedModel cannot be started from scratch: it does not say how its variables "
+                "were initialized. Leave weights='none' out."
+            )
         model = _reseeded_clone(self.model, seed)
         for old, new in zip(self.model.layers, model.layers, strict=True):
             new.trainable = True

@@ -1,23 +1,31 @@
 """Decide which pixel range a model was trained on.
 
-A preprocessing layer at the model's start says it. Otherwise BatchNorm does: its moving statistics
-are a memory of the activations in training, so the right range is the one under which real photos
-reproduce them. Models with neither are undecidable, and guessing would quietly cost accuracy.
+A preprocessing layer at the model's start says it, or else the architecture, if it is a published
+one. BatchNorm has the last word: its moving statistics are a memory of the activations in training,
+so the right range is the one under which real photos reproduce them. Models with none of these are
+undecidable, and guessing would quietly cost accuracy.
 """
 
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import replace
 
 import keras
 import numpy as np
-from sklearn.datasets import load_sample_images
 
 from tfinetune.backbones.graph import ordered_nodes
 from tfinetune.backbones.input_scaling import PRESETS, InputScaling
+from tfinetune.backbones.range_probe import probe_ranges
+from tfinetune.backbones.recognition import published_scaling
 from tfinetune.errors import InputRangeError
 
 # The best candidate must fit this many times better than the next, or nothing was decided.
 MIN_MARGIN = 1.15
-_PROBED_LAYERS = 3
+# Statistics overrule what a layer or an architecture says from here on.
+MARGIN_TO_OVERRULE = 2.0
+# Right ranges of real models measure 0.1 to 0.3 deviations, wrong ones 0.4 and more.
+MAX_DISTANCE = 1.0
+# Less than this between black and white, where layers expect 1 to 5, was scaled twice.
+MIN_SPAN = 0.05
 _NO_RANGE_CHANGE = (
     "ZeroPadding2D",
     "Cropping2D",
@@ -34,39 +42,55 @@ _NO_RANGE_CHANGE = (
 
 def detect_input_scaling(
     model: keras.Model, *, known: InputScaling | None = None
-) -> tuple[InputScaling, str]:
-    """Return the scaling from 0..255 to what `model` expects, and how sure that is.
+) -> tuple[InputScaling, tuple[str, ...]]:
+    """Return the scaling from 0..255 to what `model` expects, and warnings.
 
     Args:
         model: flat functional model of one image input, without its top.
         known: what the model's family is documented to expect, where that is certain.
 
     Returns:
-        The scaling (its `origin` says how it was decided) and "declared", "known" or
-        "measured, k.k times better than the next".
+        The scaling, whose `origin` and `confidence` say how it was decided, and what looks wrong
+        about it: pixels that are normalized twice, statistics that contradict.
 
     Raises:
-        InputRangeError: if neither a layer nor BatchNorm statistics tell.
+        InputRangeError: if no layer, no architecture and no BatchNorm statistics tell.
     """
     if known is not None:
-        return known, "known"
+        return replace(known, confidence="known"), ()
+    scores = probe_ranges(model)
     declared = own_scaling(model)
     if declared is not None:
-        return declared, "declared"
-    return _from_statistics(model)
+        warnings = (*_scaled_twice(model, declared), *_contradiction(declared, scores))
+        return replace(declared, confidence="declared"), warnings
+    published = published_scaling(model)
+    if published is None:
+        return _best(model, scores), ()
+    if contradiction := _contradiction(published, scores):
+        return _best(model, scores), contradiction
+    return replace(published, confidence=_agreement(published, scores)), ()
 
 
 def own_scaling(model: keras.Model) -> InputScaling | None:
     """Return what a Rescaling or Normalization layer at the start wants to be given."""
+    for layer in leading_layers(model):
+        if isinstance(layer, keras.layers.Rescaling):
+            return _wanted_by_rescaling(layer)
+        if isinstance(layer, keras.layers.Normalization):
+            return _wanted_by_normalization(layer)
+    return None
+
+
+def leading_layers(model: keras.Model) -> Iterator[keras.Operation]:
+    """Yield the layers at the start that scale pixels or leave their values as they are."""
     for node in ordered_nodes(model):
         operation = node.operation
-        if isinstance(operation, keras.layers.Rescaling):
-            return _wanted_by_rescaling(operation)
-        if isinstance(operation, keras.layers.Normalization):
-            return _wanted_by_normalization(operation)
-        if type(operation).__name__ not in _NO_RANGE_CHANGE:
-            return None
-    return None
+        if not (
+            isinstance(operation, keras.layers.Rescaling | keras.layers.Normalization)
+            or type(operation).__name__ in _NO_RANGE_CHANGE
+        ):
+            return
+        yield operation
 
 
 def _wanted_by_rescaling(layer: keras.layers.Rescaling) -> InputScaling | None:
@@ -92,102 +116,79 @@ def _wanted_by_normalization(layer: keras.layers.Normalization) -> InputScaling 
     return None
 
 
-def _from_statistics(model: keras.Model) -> tuple[InputScaling, str]:
-    nodes = _first_batch_norms(model)
-    if not nodes:
+def _scaled_twice(model: keras.Model, declared: InputScaling) -> tuple[str, ...]:
+    """Warn where the layers at the start leave next to nothing between black and white."""
+    names, span = [], declared.scale[0] * 255.0
+    for layer in leading_layers(model):
+        if isinstance(layer, keras.layers.Rescaling):
+            span *= float(np.mean(np.abs(layer.scale)))
+        elif isinstance(layer, keras.layers.Normalization):
+            span /= max(float(np.sqrt(np.mean(layer.variance))), keras.config.epsilon())
+        else:
+            continue
+        names.append(repr(layer.name))
+    if len(names) < 2 or span >= MIN_SPAN:
+        return ()
+    return (
+        f"the layers {', '.join(names)} at the model's start leave {span:.2g} between black and "
+        "white: pixels seem to be normalized twice inside the model",
+    )
+
+
+def _contradiction(said: InputScaling, scores: dict[str, float]) -> tuple[str, ...]:
+    """Warn where BatchNorm statistics clearly fit another range than a layer or a name says."""
+    fits = {_preset_words(name): score for name, score in scores.items()}
+    if said.describe() not in fits:
+        return ()
+    best = min(fits, key=fits.__getitem__)
+    margin = fits[said.describe()] / max(fits[best], 1e-9)
+    if margin < MARGIN_TO_OVERRULE or fits[best] > MAX_DISTANCE:
+        return ()
+    return (
+        f"{said.origin} wants {said.describe()}, but the BatchNorm statistics fit photos in {best} "
+        f"{margin:.1f} times better: in training, pixels were scaled differently, or twice. Where "
+        "its author knows better, pass input_range=(low, high) (--input-range LOW,HIGH)",
+    )
+
+
+def _agreement(published: InputScaling, scores: dict[str, float]) -> str:
+    if not scores:
+        return "known by the names of its layers, not measured"
+    best = _preset_words(min(scores, key=scores.__getitem__))
+    if best == published.describe():
+        return "known by the names of its layers, BatchNorm statistics agree"
+    return f"known by the names of its layers, though BatchNorm statistics fit {best} as well"
+
+
+def _best(model: keras.Model, scores: dict[str, float]) -> InputScaling:
+    way_out = (
+        "Pass input_range=(low, high) (--input-range LOW,HIGH): what its author scaled pixels to, "
+        f"most often -1,1 or 0,1 or 0,255, or the name of a preset: {', '.join(PRESETS)}."
+    )
+    failed = f"The pixel range that {model.name!r} expects cannot be decided"
+    if not scores:
         raise InputRangeError(
-            f"The pixel range that {model.name!r} expects cannot be decided: it starts with no "
-            "Rescaling or Normalization layer and has no trained BatchNorm statistics to compare "
-            "with. Pass input_range=(low, high) (--input-range LOW,HIGH): what its author "
-            "scaled pixels to, most often -1,1 or 0,1 or 0,255, or the name of a preset: "
-            f"{', '.join(PRESETS)}."
+            f"{failed}: it starts with no Rescaling or Normalization layer, its layers have the "
+            "names of no published architecture, and it has no trained BatchNorm statistics to "
+            f"compare with. {way_out}"
         )
-    scores = probe_ranges(model)
     (best, lowest), (second, next_lowest) = sorted(scores.items(), key=lambda item: item[1])[:2]
     margin = next_lowest / max(lowest, 1e-9)
     if margin < MIN_MARGIN:
         raise InputRangeError(
-            f"The pixel range that {model.name!r} expects cannot be decided: its BatchNorm "
-            f"statistics fit {_preset_words(best)} and {_preset_words(second)} about equally "
-            f"({lowest:.2f} and {next_lowest:.2f}). Pass input_range=(low, high) "
-            "(--input-range LOW,HIGH)."
+            f"{failed}: its BatchNorm statistics fit {_preset_words(best)} and "
+            f"{_preset_words(second)} about equally ({lowest:.2f} and {next_lowest:.2f} deviations "
+            f"off). {way_out}"
         )
-    confidence = f"measured, {margin:.1f} times better than {_preset_words(second)}"
-    return InputScaling.preset(best, origin="BatchNorm statistics"), confidence
-
-
-def probe_ranges(model: keras.Model) -> dict[str, float]:
-    """Return preset name -> how far photos in that range are from the BatchNorm statistics.
-
-    The distance is in units of the stored deviations, averaged over channels and the first few
-    BatchNorm layers; 0 is a perfect fit.
-    """
-    nodes = _first_batch_norms(model)
-    probe = keras.Model(model.inputs[0], [node.input_tensors[0] for node in nodes])
-    height, width, channels = model.inputs[0].shape[1:]
-    photos = _sample_photos(height, width, grey=channels == 1)
-    names = ("tf", "unit", "raw") if channels == 1 else ("tf", "unit", "raw", "torch", "caffe")
-    scores = {}
-    for name in names:
-        pixels = InputScaling.preset(name).apply(photos)
-        incoming = probe(pixels, training=False)
-        incoming = incoming if isinstance(incoming, list) else [incoming]
-        distances = [
-            _distance(np.asarray(values, "float64"), node.operation)
-            for values, node in zip(incoming, nodes, strict=True)
-        ]
-        scores[name] = float(np.mean(distances))
-    return scores
-
-
-def _distance(incoming: np.ndarray, layer: keras.layers.BatchNormalization) -> float:
-    """Compare incoming activations with a BatchNorm layer's memory of them.
-
-    Shift in units of the larger deviation and log ratio of deviations: both stay bounded for dead
-    channels, whose stored variance is next to nothing.
-    """
-    axes = tuple(range(incoming.ndim - 1))
-    mean, variance = incoming.mean(axes), incoming.var(axes) + layer.epsilon
-    stored_mean = np.asarray(layer.moving_mean, "float64")
-    stored_variance = np.asarray(layer.moving_variance, "float64") + layer.epsilon
-    shift = np.abs(mean - stored_mean) / np.sqrt(np.maximum(variance, stored_variance))
-    spread = np.abs(np.log(variance / stored_variance)) / 2
-    return float(np.mean(shift + spread))
-
-
-def _first_batch_norms(model: keras.Model) -> list:
-    """Return the nodes of the first trained BatchNorm layers over maps, in order."""
-    found = []
-    for node in ordered_nodes(model):
-        layer = node.operation
-        if not isinstance(layer, keras.layers.BatchNormalization) or layer.axis not in (-1, 3):
-            continue
-        mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
-        if np.all(mean == 0) and np.all(variance == 1):
-            continue
-        if len(node.input_tensors[0].shape) == 4:
-            found.append(node)
-        if len(found) == _PROBED_LAYERS:
-            break
-    return found
-
-
-@lru_cache(maxsize=4)
-def _sample_photos(height: int, width: int, *, grey: bool) -> np.ndarray:
-    """Return crops of two real photos at several scales, `[n, height, width, channels]` 0..255."""
-    crops = []
-    for photo in load_sample_images().images:
-        for side in (427, 320, 214):
-            for top, left in ((0, 0), (427 - side, 640 - side), ((427 - side) // 2, 160)):
-                crops.append(
-                    keras.ops.image.resize(
-                        photo[top : top + side, left : left + side].astype("float32"),
-                        (height, width),
-                        antialias=True,
-                    )
-                )
-    photos = np.stack([np.asarray(crop) for crop in crops])
-    return photos @ np.float32([[0.299], [0.587], [0.114]]) if grey else photos
+    if lowest > MAX_DISTANCE:
+        raise InputRangeError(
+            f"{failed}: its BatchNorm statistics fit no known range; the nearest is "
+            f"{_preset_words(best)}, {lowest:.2f} deviations off. {way_out}"
+        )
+    return replace(
+        InputScaling.preset(best, origin="BatchNorm statistics"),
+        confidence=f"measured, {margin:.1f} times better than {_preset_words(second)}",
+    )
 
 
 def _preset_words(name: str) -> str:

@@ -20,13 +20,15 @@ class InputScaling:
         scale: one factor, or one per channel.
         offset: one summand, or one per channel.
         bgr: whether the channels are reversed first; `scale` and `offset` are then in BGR order.
-        origin: a sentence on how this was decided.
+        origin: what says so.
+        confidence: how sure that is.
     """
 
     scale: tuple[float, ...] = (1.0,)
     offset: tuple[float, ...] = (0.0,)
     bgr: bool = False
     origin: str = "given"
+    confidence: str = ""
 
     @classmethod
     def from_range(cls, low: float, high: float, *, origin: str = "given") -> "InputScaling":

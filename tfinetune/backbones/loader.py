@@ -1,5 +1,6 @@
 """Open a pretrained model of any supported kind as a Backbone."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +17,13 @@ from tfinetune.backbones.applications import (
     unknown_source,
 )
 from tfinetune.backbones.backbone import Backbone, Provenance
+from tfinetune.backbones.folders import open_folder
 from tfinetune.backbones.graph import (
     alone,
     augmentation_layers,
     check_equal,
+    check_finite,
+    detach,
     flatten,
     is_functional,
     rebuild,
@@ -27,12 +31,16 @@ from tfinetune.backbones.graph import (
 from tfinetune.backbones.groups import is_group_name
 from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
 from tfinetune.backbones.input_scaling import InputScaling
+from tfinetune.backbones.presets import is_preset_name, open_preset
+from tfinetune.backbones.saved_model import without_head
+from tfinetune.backbones.saved_model_layer import saved_model_layers
 from tfinetune.backbones.top import find_features, named_features, takes_image
 from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
 from tfinetune.security.architecture import SUFFIXES as ARCHITECTURE_SUFFIXES
 from tfinetune.security.architecture import read_architecture
 from tfinetune.security.loading import load_architecture, load_keras, load_weights
 from tfinetune.security.preflight import read_model_file
+from tfinetune.security.saved_model import trusted
 from tfinetune.storage import sha256_file
 
 DEFAULT_IMAGE_SIZE = 224
@@ -49,6 +57,9 @@ def load_backbone(
     image_size: ImageSize | None = None,
     input_range: InputRange | None = None,
     features: str | Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
+    endpoint: str | None = None,
+    trust: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Backbone:
@@ -58,10 +69,11 @@ def load_backbone(
     sizes and pixel ranges goes for images only.
 
     Args:
-        source: a `.keras` or `.h5` file of any version of Keras, the name of an architecture of
-            keras.applications (any case) or "SqueezeNet", a functional `keras.Model`, which is left
-            as it is, a function that builds one, or a `.json` or `.yaml` file of `to_json()` or
-            `to_yaml()`.
+        source: a `.keras` or `.h5` file of any version of Keras, a SavedModel folder, the name of
+            an architecture of keras.applications (any case) or "SqueezeNet", a KerasHub preset
+            ("hub:NAME" or a folder), the folder of a finished run, a functional `keras.Model`,
+            which is left as it is, a function that builds one, or a `.json` or `.yaml` file of
+            `to_json()` or `to_yaml()`.
         weights: "none" gives the same architecture from scratch. An architecture takes "imagenet"
             too. The path of a weights file goes with whatever has no weights of its own.
         partial_weights: fill the layers whose names the weights file has and leave the others.
@@ -70,7 +82,13 @@ def load_backbone(
         input_range: the range that the backbone expects pixels in, such as `(-1, 1)`, or the
             name of an `InputScaling.preset`. Default: found out.
         features: what to build on: a group to end with ("stage_3"), or the name of the layer, or
-            layers, whose output to take. Default: found by structure, see `backbones.top`.
+            layers, whose output to take. Default: found by structure, see `backbones.top`. Of a
+            SavedModel that stays one layer: its outputs.
+        tags: of the graph of a SavedModel, where it holds several.
+        endpoint: of a SavedModel: the function or signature to call. It then stays one layer, even
+            where native layers could be had.
+        trust: let a SavedModel, also one inside a `.keras` file, read, write and execute what it
+            likes.
         custom_objects: name -> class that the model file may use beside Keras's own.
         seed: of random weights.
 
@@ -80,6 +98,8 @@ def load_backbone(
         BackboneUnavailableError: if weights must be downloaded and cannot be.
         InputRangeError: if the pixel range cannot be decided.
         FixedSizeError: if an architecture does not allow `image_size`.
+        RunError: if a run is not finished, or its model was changed.
+        MissingExtraError: if a preset is named and KerasHub is not installed.
 
     Example:
         >>> backbone = load_backbone("MobileNetV2", weights="none", image_size=96)
@@ -89,10 +109,19 @@ def load_backbone(
     size = _as_size(image_size)
     scratch = str(weights).lower() == "none"
     given = _Weights(weights, partial=partial_weights)
-    opened = _open(source, weights=given, size=size, custom_objects=custom_objects)
     group = features if isinstance(features, str) and is_group_name(features) else None
-    named = [features] if isinstance(features, str) else list(features or ())
-    backbone = _adapt(opened, size=size, input_range=input_range, features=() if group else named)
+    named = [] if group else [features] if isinstance(features, str) else list(features or ())
+    saved_model = {"tags": tags, "endpoint": endpoint, "features": named}
+    with trusted() if trust else contextlib.nullcontext():
+        opened = _open(
+            source, weights=given, size=size, custom_objects=custom_objects, saved_model=saved_model
+        )
+    if (tags or endpoint) and opened.kind != "saved_model":
+        raise BackboneError(
+            f"tags= and endpoint= choose what is used of a SavedModel; {opened.source} is none. "
+            "Leave them out."
+        )
+    backbone = _adapt(opened, size=size, input_range=input_range, features=named)
     backbone = backbone.up_to(group) if group else backbone
     return backbone.reinitialized(seed) if scratch else backbone
 
@@ -130,6 +159,7 @@ def _open(
     weights: _Weights,
     size: tuple[int, int] | None,
     custom_objects: Mapping[str, Any] | None,
+    saved_model: Mapping[str, Any],
 ) -> _Opened:
     if isinstance(source, keras.Model):
         return _open_model(source, weights)
@@ -143,10 +173,19 @@ def _open(
     name = find_application(str(source))
     if name is not None and not os.path.isfile(source):
         return _open_application(name, weights, size)
+    if is_preset_name(str(source)):
+        _refuse_weights(source, weights)
+        model, warnings = open_preset(str(source))
+        return _Opened(model, str(source), "hub", "KerasHub", warnings=warnings)
     looks_like_a_name = Path(source).name == str(source) and not Path(source).suffix
     if looks_like_a_name and not os.path.exists(source):
         raise unknown_source(str(source))
-    if Path(source).suffix in ARCHITECTURE_SUFFIXES:
+    any_size = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+    folder = open_folder(source, image_size=any_size, custom_objects=custom_objects, **saved_model)
+    if folder is not None:
+        _refuse_weights(source, weights)
+        opened = _Opened(source=str(source), **vars(folder))
+    elif Path(source).suffix in ARCHITECTURE_SUFFIXES:
         opened = _open_architecture(source, weights, custom_objects)
     else:
         opened = _open_file(source, weights, custom_objects)
@@ -216,12 +255,7 @@ def _open_file(
     source: str | Path, weights: _Weights, custom_objects: Mapping[str, Any] | None
 ) -> _Opened:
     file = read_model_file(source)
-    if weights.path is not None:
-        raise BackboneError(
-            f"weights={str(weights.path)!r} goes with an architecture; {source} brings its own "
-            "weights. Leave it out, or pass weights='none' to start the same architecture from "
-            "scratch."
-        )
+    _refuse_weights(source, weights)
     return _Opened(
         load_keras(file, custom_objects=custom_objects),
         str(source),
@@ -229,6 +263,15 @@ def _open_file(
         f"Keras {file.keras_version}",
         sha256=sha256_file(file.path),
     )
+
+
+def _refuse_weights(source: str | Path, weights: _Weights) -> None:
+    if weights.path is not None:
+        raise BackboneError(
+            f"weights={str(weights.path)!r} goes with an architecture; {source} brings its own "
+            "weights. Leave it out, or pass weights='none' to start the same architecture from "
+            "scratch."
+        )
 
 
 def _adapt(
@@ -249,17 +292,20 @@ def _adapt(
     if augmentation := augmentation_layers(opened.model):
         notes.append(f"in-model augmentation was left out: {', '.join(augmentation)}")
     own_size = _own_size(opened.model, size, notes) if is_image else None
-    flat = flatten(opened.model, image_size=own_size)
-    cut = named_features(flat, features) if features else find_features(flat)
-    notes.append(cut.note)
-    name = _safe_name(opened.model.name)
-    headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
-    model = rebuild(headless, image_size=own_size)
-    check_equal(headless, model, what="Cutting the top off")
+    if saved_model_layers(opened.model):
+        if features and opened.kind != "saved_model":
+            raise BackboneError(
+                f"{opened.source} was built on a SavedModel, whose outputs were chosen then. "
+                "Leave features= out, or open the SavedModel itself again."
+            )
+        model = without_head(opened.model)
+    else:
+        model = _cut(opened.model, own_size, features, notes, owned=opened.kind != "object")
     scaling = None
     if is_image:
-        scaling, confidence = _scaling(model, opened, input_range, warnings)
-        notes.append(f"input range {scaling.describe()}: {scaling.origin} ({confidence})")
+        scaling, doubts = _scaling(model, opened, input_range)
+        warnings.extend(doubts)
+        notes.append(f"input range {scaling.describe()}: {scaling.origin} ({scaling.confidence})")
     backbone = Backbone.of(
         model,
         input_scaling=scaling,
@@ -268,6 +314,29 @@ def _adapt(
         ),
     )
     return backbone if size is None else _resized_or_warned(backbone, size)
+
+
+def _cut(
+    model: keras.Model,
+    image_size: tuple[int, int] | None,
+    features: Sequence[str],
+    notes: list[str],
+    *,
+    owned: bool,
+) -> keras.Model:
+    """Return a model's features; of the very layers where they are `owned` and fit as they are."""
+    flat = flatten(model, image_size=image_size)
+    cut = named_features(flat, features) if features else find_features(flat)
+    notes.append(cut.note)
+    name = _safe_name(model.name)
+    headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
+    fits = image_size is None or tuple(flat.inputs[0].shape[1:3]) == image_size
+    if owned and fits and not any("/" in operation.name for operation in headless.operations):
+        check_finite(headless)
+        return detach(headless)
+    rebuilt = rebuild(headless, image_size=image_size)
+    check_equal(headless, rebuilt, what="Cutting the top off")
+    return rebuilt
 
 
 def _own_size(
@@ -283,8 +352,9 @@ def _own_size(
 
 
 def _scaling(
-    model: keras.Model, opened: _Opened, input_range: InputRange | None, warnings: list[str]
-) -> tuple[InputScaling, str]:
+    model: keras.Model, opened: _Opened, input_range: InputRange | None
+) -> tuple[InputScaling, tuple[str, ...]]:
+    """Return the scaling that was asked for, or else found, and warnings."""
     if input_range is None:
         return detect_input_scaling(model, known=opened.scaling)
     if isinstance(input_range, str):
@@ -295,13 +365,14 @@ def _scaling(
         raise InputRangeError(
             f"input_range={input_range!r} is no pixel range. Allowed: (low, high), such as (-1, 1)."
         )
+    given = replace(given, confidence="override")
     own = own_scaling(model)
-    if own is not None and own.describe() != given.describe():
-        warnings.append(
-            f"the input range {given.describe()} was given, but the model begins with "
-            f"{own.origin}, which wants {own.describe()}: pixels may be normalized twice"
-        )
-    return given, "override"
+    if own is None or own.describe() == given.describe():
+        return given, ()
+    return given, (
+        f"the input range {given.describe()} was given, but the model begins with {own.origin}, "
+        f"which wants {own.describe()}: pixels may be normalized twice",
+    )
 
 
 def _resized_or_warned(backbone: Backbone, size: tuple[int, int]) -> Backbone:

@@ -9,16 +9,24 @@ from tfinetune.cli.console import results, session
 from tfinetune.cli.options import parse_range
 from tfinetune.cli.tables import print_json
 
+_SHOWN_BELOW = ("groups", "inputs", "input_shape", "notes", "warnings")
+
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A .h5 or .keras file, or a keras.applications name.")
+        str, typer.Argument(help="A file or folder of a model, or a keras.applications name.")
     ],
     weights: Annotated[
         str, typer.Option(help="imagenet, none (random) or a weights file.")
     ] = "imagenet",
     input_range: Annotated[
         str | None, typer.Option(help="LO,HI or a convention, where it cannot be detected.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Layer to end with, or output of a SavedModel.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Function or signature to call of a SavedModel.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Rebuild it at this size.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -30,7 +38,12 @@ def command(
         from tfinetune.backbones.describe import describe
 
         backbone = load_backbone(
-            model, weights=weights, image_size=image_size, input_range=given_range
+            model,
+            weights=weights,
+            image_size=image_size,
+            input_range=given_range,
+            features=features,
+            endpoint=endpoint,
         )
         facts = describe(backbone)
         if as_json:
@@ -42,9 +55,16 @@ def command(
 def _show(facts: dict[str, Any]) -> None:
     console = results()
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # A hash or path that is cut short is of no use.
     for name, value in facts.items():
-        if name not in ("groups", "notes", "warnings"):
+        if (
+            name not in ("groups", "inputs", "input_shape", "notes", "warnings")
+            and value is not None
+        ):
             table.add_row(name.replace("_", " "), _text(value))
+    for tensor in facts["inputs"]:
+        table.add_row(f"input {tensor['name']}", f"{_text(tensor['shape'])} {tensor['dtype']}")
     console.print(table)
     groups = Table("group", "layers", "parameters", "output shape")
     for row in facts["groups"]:
@@ -58,8 +78,12 @@ def _show(facts: dict[str, Any]) -> None:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "unknown"
     if isinstance(value, int):
         return f"{value:,}"
-    if isinstance(value, (list, tuple)):
-        return " x ".join("?" if part is None else str(part) for part in value)
+    if isinstance(value, list):
+        return " x ".join("?" if part is None else str(part) for part in value) or "scalar"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
     return str(value)

@@ -49,6 +49,9 @@ def command(
             "or a layer [all but the top]."
         ),
     ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Function or signature to call of a SavedModel.")
+    ] = None,
     aspect: Annotated[str | None, typer.Option(help="stretch (default), crop or pad.")] = None,
     input_range: Annotated[
         str | None,
@@ -85,7 +88,7 @@ def command(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="auto (default: what is fastest here), float32, mixed_bfloat16 or mixed_float16."
+            help="float32 (default), mixed_bfloat16, mixed_float16, or auto: the fastest here."
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
@@ -115,6 +118,7 @@ def command(
         "weights": weights and absolute(weights),
         "image_size": image_size,
         "features": features,
+        "endpoint": endpoint,
         "input_range": input_range and parse_range(input_range),
         "aspect": aspect,
         "validation": validation,

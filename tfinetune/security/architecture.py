@@ -8,9 +8,10 @@ import numpy as np
 import yaml
 
 from tfinetune.errors import BackboneError, UnsafeModelError
-from tfinetune.security.preflight import MAX_CONFIG_BYTES, MAX_OBJECTS
+from tfinetune.security.containers import MAX_CONFIG_BYTES
 
 SUFFIXES = (".json", ".yaml", ".yml")
+MAX_CONFIG_VALUES = 2_000_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -96,7 +97,7 @@ def _check_size(config: Any, path: Path) -> None:
     while pending:
         value = pending.pop()
         count += 1
-        if count > MAX_OBJECTS * 10:
+        if count > MAX_CONFIG_VALUES:
             raise UnsafeModelError(f"{path} stands for more values than a model has; refused.")
         if isinstance(value, dict):
             pending.extend(value.values())

@@ -30,6 +30,7 @@ from tfinetune.security.legacy_weights import (
     load_matching_weights,
 )
 from tfinetune.security.preflight import ModelFile, check_weights_file, read_model_file
+from tfinetune.security.saved_model import check_embedded
 
 # These hold code, or read a path that the config names.
 UNSAFE_CLASSES = frozenset(
@@ -98,6 +99,8 @@ def load_keras(
         config = {**config, "compile_config": None}
     custom |= _under_registered_names(config, custom)
     audit(config, file.path, custom)
+    if file.container == "zip":
+        check_embedded(file.path)
     with _guarded(file.path, file.keras_version, file.stored_elements):
         if file.container == "zip" and file.major_version >= 3:
             model = _load_zip(file, custom)
@@ -106,6 +109,35 @@ def load_keras(
             _load_weights_of(file, model)
     check_activations(model, source=file.path)
     _check_vocabularies(model, file.path)
+    return model
+
+
+def build_model(
+    config: dict[str, Any],
+    *,
+    source: str | Path,
+    stored_elements: int,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> keras.Model:
+    """Build the model of a config that Keras 2 wrote, with initial weights.
+
+    Args:
+        config: as it was written.
+        source: where it was found, for messages.
+        stored_elements: how many numbers there are for its weights.
+        custom_objects: as for `load_keras`.
+
+    Raises:
+        UnsafeModelError: as `load_keras`.
+        BackboneError: if Keras cannot build it.
+    """
+    custom = dict(custom_objects or {})
+    config = translate(config, major_version=2)
+    custom |= _under_registered_names(config, custom)
+    audit(config, source, custom)
+    with _guarded(source, "2", stored_elements):
+        model = _build(config, source, custom)
+    check_activations(model, source=source)
     return model
 
 
@@ -359,12 +391,7 @@ class _MemoryBudget:
         self.exceeded: UnsafeModelError | None = None
 
     def check(self, next_creator: Any, **kwargs: Any) -> tf.Variable:
-        value = kwargs["initial_value"]
-        if callable(value):
-            with self._scratch.as_default():  # Symbolic: gives the shape and allocates nothing.
-                shape = tuple(value().shape)
-        else:
-            shape = np.shape(value)
+        shape = self._shape(kwargs["initial_value"])
         self._left -= math.prod(shape)
         if self._left < 0:
             self.exceeded = UnsafeModelError(
@@ -374,6 +401,15 @@ class _MemoryBudget:
             )
             raise self.exceeded
         return next_creator(**kwargs)
+
+    def _shape(self, initial_value: Any) -> tuple[int, ...]:
+        if not callable(initial_value):
+            return np.shape(initial_value)
+        for cell in getattr(initial_value, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, keras.Variable):  # Keras's own: it knows its shape.
+                return tuple(cell.cell_contents.shape)
+        with self._scratch.as_default():  # Symbolic: gives the shape and allocates nothing.
+            return tuple(initial_value().shape)
 
 
 def _load_zip(file: ModelFile, custom_objects: dict[str, Any]) -> keras.Model:

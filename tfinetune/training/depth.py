@@ -93,6 +93,9 @@ def choose_depth(
         >>> tuner = ft.FineTuner(backbone, splits.spec)
     """
     reporter = reporter or Reporter()
+    if not backbone.depths():
+        reporter.say("The backbone is used whole: it is one layer, which cannot be cut.")
+        return backbone
     depths = rank_depths(backbone, train, seed=seed, reporter=reporter)
     best, whole = depths[0], list(backbone.depths())[-1]
     compared = ", ".join(f"{depth.group} {depth.loss:.3f}" for depth in depths[:4])

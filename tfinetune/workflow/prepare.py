@@ -94,6 +94,7 @@ def open_backbone(recipe: Recipe, source: str | keras.Model) -> Backbone:
         image_size=recipe.image_size,
         input_range=recipe.input_range,
         features=None if recipe.features == AUTO_FEATURES else recipe.features,
+        endpoint=recipe.endpoint,
         seed=recipe.seed,
     )
 
