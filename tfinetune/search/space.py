@@ -6,7 +6,6 @@ where the strategy that was drawn has it, so that a method that comes later need
 """
 
 import difflib
-import json
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 
 import keras_tuner as kt
 import yaml
-from keras_tuner.engine import hyperparameters
-from keras_tuner.engine.hyperparameters import HyperParameter
 from keras_tuner.src.engine.conditions import Parent
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tfinetune.errors import RecipeError, SearchError
-from tfinetune.recipe import Recipe, explain_validation
+from tfinetune.recipe import Recipe
+from tfinetune.search.domains import Choice, Domain, read_domain
 from tfinetune.training.phase import check_head
 from tfinetune.training.strategies import STRATEGIES, build_strategy
 
@@ -42,98 +39,6 @@ DEFAULT: dict[str, Any] = {
 
 # What the trials must share, or their scores could not be compared.
 _SHARED = {"data", "strategy_parameters", "validation", "test", "seed", "decoder_version"}
-
-
-Conditions = list[Parent]
-
-
-class Choice(BaseModel):
-    """One of several values; of a single one, a parameter that is fixed.
-
-    Attributes:
-        values: any that YAML can write.
-        when: parameters whose values make this one count, `{"strategy": ["head"]}`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    values: tuple[Any, ...] = Field(min_length=1)
-    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-
-    def encode(self, value: Any) -> str | int | float:
-        """Return what stands for a value in KerasTuner, which mixes no types and knows no lists."""
-        kinds = {type(each) for each in self.values}
-        return value if kinds in ({str}, {int}, {float}) else json.dumps(value)
-
-    def decode(self, code: str | int | float) -> Any:
-        """Return the value that a code stands for."""
-        return {self.encode(value): value for value in self.values}[code]
-
-    def nearest(self, value: Any) -> Any:
-        """Return `value` if it is one of these, else the first."""
-        return value if value in self.values else self.values[0]
-
-    def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
-        """Return the parameter as KerasTuner has it."""
-        codes = [self.encode(value) for value in self.values]
-        if len(codes) == 1:
-            return hyperparameters.Fixed(name, codes[0], conditions=conditions)
-        code = self.encode(default)
-        return hyperparameters.Choice(name, codes, default=code, conditions=conditions)
-
-
-class Range(BaseModel):
-    """A number between two, both included; whole where both are.
-
-    Attributes:
-        low, high: bounds.
-        step: between values: added, or with `log` multiplied by. None allows any value.
-        log: whether to draw evenly in logarithm.
-        when: see `Choice`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    low: int | float
-    high: int | float
-    step: int | float | None = Field(default=None, gt=0)
-    log: bool = False
-    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _check(self) -> "Range":
-        if self.low >= self.high or (self.log and self.low <= 0):
-            raise ValueError("low must be below high, and above 0 with log")
-        return self
-
-    def encode(self, value: Any) -> float:
-        """Return the value."""
-        return value
-
-    def decode(self, code: float) -> float:
-        """Return the value, without the noise of adding steps."""
-        return round(code, 12) if isinstance(code, float) and not self.log else code
-
-    def nearest(self, value: Any) -> float:
-        """Return the closest value in the range."""
-        return min(max(value, self.low), self.high)
-
-    def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
-        """Return the parameter as KerasTuner has it."""
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        kind = hyperparameters.Int if whole else hyperparameters.Float
-        return kind(
-            name,
-            self.low,
-            self.high,
-            step=self.step,
-            sampling="log" if self.log else "linear",
-            default=default,
-            conditions=conditions,
-        )
-
-
-Domain = Choice | Range
 
 
 class Space:
@@ -166,7 +71,7 @@ class Space:
                 raise SearchError(
                     f"There is no parameter {name!r} to search over. Closest: {', '.join(closest)}."
                 )
-            self.domains[name] = _read(name, domain)
+            self.domains[name] = read_domain(name, domain)
         for name, domain in self.domains.items():
             for parent in domain.when:
                 if parent not in self.domains or parent == name:
@@ -321,21 +226,3 @@ def _value(base: Recipe, name: str) -> Any:
         return base.strategy_parameters[name]
     owners = [base.strategy, *STRATEGIES]
     return next(_parameters(s)[name].default for s in owners if name in _parameters(s))
-
-
-def _read(name: str, domain: Any) -> Domain:
-    if isinstance(domain, Choice | Range):
-        return domain
-    try:
-        if isinstance(domain, Mapping):
-            given = dict(domain)
-            if isinstance(given.get("when"), Mapping):
-                given["when"] = {k: _listed(v) for k, v in given["when"].items()}
-            return (Choice if "values" in given else Range)(**given)
-        return Choice(values=_listed(domain))
-    except ValidationError as error:
-        raise SearchError(explain_validation(error, f"What {name} may be")) from None
-
-
-def _listed(values: Any) -> tuple[Any, ...]:
-    return tuple(values) if isinstance(values, list | tuple) else (values,)
