@@ -35,7 +35,8 @@ def test_model_is_plain_compiled_and_starts_with_the_head_in_closed_form(world, 
     assert {layer.name for layer in model.layers} >= {"logits", "probabilities"}
     before = model.evaluate(splits.validation.dataset(8), verbose=0, return_dict=True)
     assert before["accuracy"] > 0.5
-    statistics = [np.array(v) for v in model.variables if "moving" in v.path]
+    moving = [v for v in model.variables if "moving" in v.path]
+    statistics = [np.array(v) for v in moving]
     history = maker.fit(hp, model)
     assert len(history.epoch) == 1 and {"accuracy", "val_accuracy"} <= history.history.keys()
     for old, new in zip(
