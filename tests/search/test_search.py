@@ -13,6 +13,7 @@ from tfinetune.errors import SearchError
 from tfinetune.search import Result, SearchFolder, run
 from tfinetune.search.job import finish, open_search, run_trials
 from tfinetune.search.setup import read_ranking
+from tfinetune.search.soup import add_soup, mix
 from tfinetune.search.tuner import RecipeTuner
 from tfinetune.training import Checkpoint
 
@@ -250,9 +251,19 @@ def test_folder_of_another_search_is_refused(finished, search_recipe):
 
 
 def test_soup_is_the_mean_of_what_is_trained():
-    from tfinetune.search.soup import mix
-
     one = [np.float32([0.0, 2.0]), np.uint32([1, 2]), np.float32([4.0])]
     other = [np.float32([2.0, 4.0]), np.float32([0.0])]
     mixed = mix(one, other, share=0.5)
     np.testing.assert_array_equal(np.concatenate(mixed), [1.0, 3.0, 1, 2, 2.0])
+
+
+def test_soup_is_offered_beside_the_winner_only_if_it_predicts_no_worse(finished, workbench):
+    winner = Checkpoint(finished.folder.checkpoint_path(finished.leaderboard[0].trial)).load()
+    offered = Checkpoint(add_soup(finished.folder, finished.leaderboard, workbench)).load()
+    *same, last = offered.candidates
+    if last.phase == "soup":
+        assert last.score >= max(candidate.score for candidate in winner.candidates)
+        assert [c.phase for c in same] == [c.phase for c in winner.candidates]
+    assert {c.phase for c in offered.candidates} <= {"head", "soup"}
+    shipped = finished.best.metrics["validation"]["accuracy"]
+    assert shipped == pytest.approx(max(c.accuracy for c in offered.candidates))

@@ -100,5 +100,5 @@ def _recipe(folder: SearchFolder, result: Result) -> Recipe:
 
 
 def _kin(one: Recipe, other: Recipe) -> bool:
-    shape = ("backbone", "image_size", "aspect", "head_units", "head_activation")
+    shape = ("backbone", "image_size", "features", "aspect", "head_units", "head_activation")
     return all(getattr(one, name) == getattr(other, name) for name in shape)

@@ -22,6 +22,8 @@ from tfinetune.workflow.prepare import cut, open_backbone, read_photos, tuner_op
 HELD = 3
 """Backbones, and sizes of photos, that stay in memory."""
 
+_DIVISION = ("data", "aspect", "validation", "test", "seed")
+
 T = TypeVar("T")
 
 
@@ -51,8 +53,8 @@ class Workbench:
             opened = cut(recipe, opened, splits, self.reporter)
             return _Opened(opened, opened.model.get_weights(), _calls(opened.model))
 
-        fields = ("backbone", "weights", "image_size", "features", "input_range", "aspect")
-        key = tuple(getattr(recipe, name) for name in fields)
+        fields = ("backbone", "weights", "image_size", "features", "input_range")
+        key = (*_named(recipe, fields), *_named(recipe, _DIVISION))
         opened = _held(self._backbones, key, load)
         opened.backbone.model.set_weights(opened.pretrained)  # the last trial may have trained them
         for nodes, count in opened.calls:
@@ -61,7 +63,7 @@ class Workbench:
 
     def splits(self, recipe: Recipe, image_size: tuple[int, int]) -> Splits:
         """Return a recipe's photos at the size of its backbone."""
-        key = (image_size, recipe.aspect)
+        key = (image_size, *_named(recipe, _DIVISION))
         return _held(self._splits, key, lambda: read_photos(recipe, image_size, self.reporter))
 
     def tuner(self, recipe: Recipe) -> tuple[FineTuner, Splits]:
@@ -93,6 +95,10 @@ class _Opened:
     backbone: Backbone
     pretrained: list[np.ndarray]
     calls: list[tuple[list, int]]
+
+
+def _named(recipe: Recipe, fields: tuple[str, ...]) -> tuple:
+    return tuple(getattr(recipe, name) for name in fields)
 
 
 def _calls(operation: keras.Operation) -> list[tuple[list, int]]:
