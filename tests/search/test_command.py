@@ -18,22 +18,22 @@ def test_search_that_was_killed_goes_on_where_it_was(world, here, tmp_path, monk
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "tfinetune", "search", world.photos, "--backbone", world.backbone,
-         "--strategy", "head", "--epochs", "2", "--trials", "4", "--oracle", "random",
+         "--strategy", "head", "--epochs", "2", "--trials", "3", "--oracle", "random",
          "--validation", "0.25", "--space", tmp_path / "space.yaml", "--set", "augmentation=none",
          "--output", folder],
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while not (folder / "trials/trial_1/result.json").exists() and process.poll() is None:
+    while not (folder / "trials/trial_0/result.json").exists() and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     paths = sorted(folder.glob("trials/*/result.json"))
-    before = {path: path.stat().st_mtime_ns for path in paths[:-1]}
+    before = {path: path.stat().st_mtime_ns for path in paths[:1]}  # the next may be repeated
 
     done = here("search", "--resume", "--output", folder, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [row["trial"] for row in found["leaderboard"]] and len(found["leaderboard"]) == 4
+    assert len(found["leaderboard"]) == 3
     assert {row["status"] for row in found["leaderboard"]} == {"completed"}
     assert before and before == {path: path.stat().st_mtime_ns for path in before}
     accuracies = {row["trial"]: row["metrics"]["val_accuracy"] for row in found["leaderboard"]}
