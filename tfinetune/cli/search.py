@@ -174,14 +174,15 @@ def show_search(found: "Search") -> None:
                     f"{row.seconds:.1f}",
                 )
         results().print(table)
+    from tfinetune.search import describe
+
     objectives = found.folder.recipe().objectives
     front = {result.trial for result in found.pareto} if len(objectives) > 1 else set()
     table = _table("trials", "trial", *objectives, "seconds", "status", "other than the default")
-    default = next((result.values for result in found.leaderboard if int(result.trial) == 0), {})
     for result in found.leaderboard:
         mark = " *" if result.trial in front else ""
         measured = [f"{result.metrics[n]:.4g}" if result.metrics else "" for n in objectives]
-        told = result.reason if result.status == "failed" else _changes(result.values, default)
+        told = describe(result, found.leaderboard)
         table.add_row(result.trial + mark, *measured, f"{result.seconds:.1f}", result.status, told)
     results().print(table)
     if front:
@@ -198,14 +199,3 @@ def _table(title: str, first: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _changes(values: dict[str, Any], default: dict[str, Any]) -> str:
-    if values == default:
-        return "the default recipe"
-    changed = {name: value for name, value in values.items() if value != default.get(name)}
-    return ", ".join(f"{name} {_short(value)}" for name, value in changed.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else os.path.basename(str(value))

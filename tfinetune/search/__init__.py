@@ -4,7 +4,7 @@ from tfinetune.search.domains import Choice, Range
 from tfinetune.search.folder import SearchFolder, SearchRecipe
 from tfinetune.search.hypermodel import HyperFineTune
 from tfinetune.search.job import Search, run
-from tfinetune.search.leaderboard import Result, pareto_front
+from tfinetune.search.leaderboard import Result, describe, pareto_front
 from tfinetune.search.ranking import Ranked, rank_backbones
 from tfinetune.search.service import work
 from tfinetune.search.space import Space
@@ -24,6 +24,7 @@ __all__ = [
     "SearchRecipe",
     "Space",
     "Workbench",
+    "describe",
     "h_score",
     "log_me",
     "pareto_front",

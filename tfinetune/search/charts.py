@@ -7,7 +7,7 @@ import numpy as np
 
 from tfinetune.evaluation.plots import GRID, HELD_OUT, INK, MUTED, drawing, to_svg
 from tfinetune.search.importance import encode
-from tfinetune.search.leaderboard import Result
+from tfinetune.search.leaderboard import Result, short
 
 
 def parallel_coordinates(results: Sequence[Result], objective: str) -> str:
@@ -90,7 +90,7 @@ def _ticks(values: Sequence[Any]) -> list[tuple[float, str]]:
     """Return the ends of a numeric axis, or every value of another, with their heights."""
     heights = _heights(values)
     known = {
-        f"{value:.3g}" if isinstance(value, float) else str(value): height
+        short(value): height
         for value, height in zip(values, heights, strict=True)
         if value is not None
     }

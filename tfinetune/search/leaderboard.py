@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tfinetune.search.oracles import OBJECTIVES
@@ -58,6 +59,21 @@ def pareto_front(results: Sequence[Result], objectives: Sequence[str]) -> list[R
         )
 
     return [r for r in results if r.trial in costs and not beaten(costs[r.trial])]
+
+
+def describe(result: Result, results: Sequence[Result]) -> str:
+    """Say in what a trial differs from the first of all, the default recipe; or why it failed."""
+    if result.status == "failed":
+        return result.reason
+    default = next((other.values for other in results if int(other.trial) == 0), {})
+    changed = {name: v for name, v in result.values.items() if v != default.get(name)}
+    told = ", ".join(f"{name} {short(value)}" for name, value in changed.items())
+    return told or "the default recipe"
+
+
+def short(value: Any) -> str:
+    """Return a drawn value in few characters: a file by its name."""
+    return f"{value:.3g}" if isinstance(value, float) else Path(str(value)).name
 
 
 def _cost(result: Result, objective: str) -> float:

@@ -11,7 +11,7 @@ from tfinetune.evaluation import formatting
 from tfinetune.search.charts import learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.importance import importance
-from tfinetune.search.leaderboard import Result, pareto_front
+from tfinetune.search.leaderboard import Result, describe, pareto_front
 from tfinetune.search.setup import read_ranking
 from tfinetune.storage import write_text
 
@@ -46,6 +46,7 @@ def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> 
         importance=importance(good, first, seed=search.recipe.seed),
         parallel=Markup(parallel_coordinates(good, first)) if len(good) > 1 else None,
         curves=Markup(learning_curves(good)) if any(r.history for r in good) else None,
+        told={result.trial: describe(result, leaderboard) for result in leaderboard},
         seconds=sum(result.seconds for result in leaderboard),
         folder=Path(folder.path).name,
     )

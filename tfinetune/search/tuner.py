@@ -16,7 +16,7 @@ from tfinetune.finetuner import FineTuner
 from tfinetune.inference import constant_function
 from tfinetune.recipe import Recipe
 from tfinetune.search.folder import SearchFolder
-from tfinetune.search.leaderboard import Result
+from tfinetune.search.leaderboard import Result, short
 from tfinetune.search.oracles import Durable
 from tfinetune.search.pruning import is_hopeless
 from tfinetune.search.space import Space
@@ -262,5 +262,4 @@ def latency_ms(tuner: FineTuner, *, repeats: int = 15) -> float:
 
 
 def _describe(values: dict[str, Any]) -> str:
-    shown = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in values.values())
-    return ", ".join(f"{name} {value}" for name, value in zip(values, shown, strict=True))
+    return ", ".join(f"{name} {short(value)}" for name, value in values.items())
