@@ -18,8 +18,6 @@ from tfinetune.backbones.saved_model_layer import saved_model_layers
 from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
 
 ARCHIVE = matrix.HERE / "legacy_saved_models.tar.xz"
-with tarfile.open(ARCHIVE) as archive:
-    CASES = sorted({Path(name).parts[0] for name in archive.getnames() if name.endswith(".pb")})
 
 
 @pytest.fixture(scope="session")
@@ -28,19 +26,6 @@ def legacy_saved_models(tmp_path_factory) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
     return folder
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_keras_2_saved_models_become_native_layers_of_equal_outputs(legacy_saved_models, case):
-    opened = open_saved_model(legacy_saved_models / case / "saved_model")
-    assert opened.notes == (PROVEN,)
-    assert not saved_model_layers(opened.model)
-    with np.load(legacy_saved_models / case / "example.npz") as arrays:
-        inputs = [arrays[name] for name in sorted(arrays) if name.startswith("input")]
-        expected = [arrays[name] for name in sorted(arrays) if name.startswith("output")]
-    tolerance = matrix.TOLERANCES.get(case, matrix.TOLERANCE)
-    for pair in zip(matrix.outputs(opened.model, inputs), expected, strict=True):
-        assert matrix.relative_difference(*pair) <= tolerance
 
 
 def test_a_keras_2_saved_model_can_be_used_as_it_is(legacy_saved_models):

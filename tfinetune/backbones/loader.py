@@ -1,23 +1,14 @@
 """Open a pretrained model of any supported kind as a Backbone."""
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from tfinetune.backbones.applications import (
-    application_scaling,
-    build_application,
-    default_image_size,
-    find_application,
-    unknown_source,
-)
 from tfinetune.backbones.backbone import Backbone, Provenance
-from tfinetune.backbones.folders import open_folder
 from tfinetune.backbones.graph import (
     alone,
     augmentation_layers,
@@ -25,25 +16,23 @@ from tfinetune.backbones.graph import (
     check_finite,
     detach,
     flatten,
-    is_functional,
     rebuild,
 )
 from tfinetune.backbones.groups import is_group_name
 from tfinetune.backbones.input_range import detect_input_scaling, own_scaling
 from tfinetune.backbones.input_scaling import InputScaling
-from tfinetune.backbones.presets import is_preset_name, open_preset
+from tfinetune.backbones.opening import (
+    DEFAULT_IMAGE_SIZE,
+    Opened,
+    Weights,
+    check_graph,
+    open_source,
+)
 from tfinetune.backbones.saved_model import without_head
 from tfinetune.backbones.saved_model_layer import saved_model_layers
 from tfinetune.backbones.top import find_features, named_features, takes_image
 from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
-from tfinetune.security.architecture import SUFFIXES as ARCHITECTURE_SUFFIXES
-from tfinetune.security.architecture import read_architecture
-from tfinetune.security.loading import load_architecture, load_keras, load_weights
-from tfinetune.security.preflight import read_model_file
 from tfinetune.security.saved_model import trusted
-from tfinetune.storage import sha256_file
-
-DEFAULT_IMAGE_SIZE = 224
 
 InputRange = tuple[float, float] | str
 ImageSize = int | tuple[int, int]
@@ -108,12 +97,12 @@ def load_backbone(
     """
     size = _as_size(image_size)
     scratch = str(weights).lower() == "none"
-    given = _Weights(weights, partial=partial_weights)
+    given = Weights(weights, partial=partial_weights)
     group = features if isinstance(features, str) and is_group_name(features) else None
     named = [] if group else [features] if isinstance(features, str) else list(features or ())
     saved_model = {"tags": tags, "endpoint": endpoint, "features": named}
     with trusted() if trust else contextlib.nullcontext():
-        opened = _open(
+        opened = open_source(
             source, weights=given, size=size, custom_objects=custom_objects, saved_model=saved_model
         )
     if (tags or endpoint) and opened.kind != "saved_model":
@@ -126,162 +115,14 @@ def load_backbone(
     return backbone.reinitialized(seed) if scratch else backbone
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """What the caller said about weights."""
-
-    given: str | Path
-    partial: bool
-
-    @property
-    def path(self) -> str | Path | None:
-        """The weights file, if one was given."""
-        return None if str(self.given).lower() in ("imagenet", "none") else self.given
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A model as it was found, before anything is cut."""
-
-    model: keras.Model
-    source: str
-    kind: str
-    era: str
-    sha256: str | None = None
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    scaling: InputScaling | None = None
-
-
-def _open(
-    source: str | Path | keras.Model | Callable[[], keras.Model],
-    *,
-    weights: _Weights,
-    size: tuple[int, int] | None,
-    custom_objects: Mapping[str, Any] | None,
-    saved_model: Mapping[str, Any],
-) -> _Opened:
-    if isinstance(source, keras.Model):
-        return _open_model(source, weights)
-    if callable(source):
-        return _open_model(_built(source), weights)
-    if not isinstance(source, str | Path):
-        raise BackboneError(
-            "A backbone is a path, a name, a keras.Model or a function that builds one; received "
-            f"{type(source).__name__}."
-        )
-    name = find_application(str(source))
-    if name is not None and not os.path.isfile(source):
-        return _open_application(name, weights, size)
-    if is_preset_name(str(source)):
-        _refuse_weights(source, weights)
-        model, warnings = open_preset(str(source))
-        return _Opened(model, str(source), "hub", "KerasHub", warnings=warnings)
-    looks_like_a_name = Path(source).name == str(source) and not Path(source).suffix
-    if looks_like_a_name and not os.path.exists(source):
-        raise unknown_source(str(source))
-    any_size = size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
-    folder = open_folder(source, image_size=any_size, custom_objects=custom_objects, **saved_model)
-    if folder is not None:
-        _refuse_weights(source, weights)
-        opened = _Opened(source=str(source), **vars(folder))
-    elif Path(source).suffix in ARCHITECTURE_SUFFIXES:
-        opened = _open_architecture(source, weights, custom_objects)
-    else:
-        opened = _open_file(source, weights, custom_objects)
-    if custom_objects:
-        warning = f"uses custom objects: {', '.join(custom_objects)}; loading needs them too"
-        opened = replace(opened, warnings=(*opened.warnings, warning))
-    return opened
-
-
-def _open_model(model: keras.Model, weights: _Weights) -> _Opened:
-    opened = _Opened(model, model.name, "object", f"Keras {keras.__version__}")
-    if weights.path is None:
-        return opened
-    _check_graph(opened)
-    model = keras.models.clone_model(model)  # The caller's own keeps its weights.
-    match = load_weights(model, weights.path, partial=weights.partial)
-    return replace(
-        opened,
-        model=model,
-        sha256=sha256_file(Path(weights.path)),
-        notes=(f"{match.describe()}, from {weights.path}",),
-    )
-
-
-def _built(build: Callable[[], keras.Model]) -> keras.Model:
-    model = build()
-    if not isinstance(model, keras.Model):
-        raise BackboneError(
-            f"{getattr(build, '__name__', build)}() returned a {type(model).__name__}. Allowed: a "
-            "function without arguments that returns a keras.Model."
-        )
-    return model
-
-
-def _open_application(name: str, weights: _Weights, size: tuple[int, int] | None) -> _Opened:
-    side = default_image_size(name)
-    model, notes = build_application(
-        name, image_size=size or (side, side), weights=weights.given, partial=weights.partial
-    )
-    era = f"Keras {keras.__version__}"
-    scaling = application_scaling(name)
-    return _Opened(model, name, "application", era, notes=notes, scaling=scaling)
-
-
-def _open_architecture(
-    source: str | Path, weights: _Weights, custom_objects: Mapping[str, Any] | None
-) -> _Opened:
-    if str(weights.given).lower() == "imagenet":
-        raise BackboneError(
-            f"{source} holds an architecture without weights. Pass the file that its weights were "
-            "saved to (weights=PATH, --weights PATH), or weights='none' for random ones."
-        )
-    model, match = load_architecture(
-        source, weights=weights.path, partial=weights.partial, custom_objects=custom_objects
-    )
-    return _Opened(
-        model,
-        str(source),
-        "architecture",
-        f"Keras {read_architecture(source)[1]}",
-        sha256=sha256_file(Path(weights.path or source)),
-        notes=(f"{match.describe()}, from {weights.path}",) if match else (),
-    )
-
-
-def _open_file(
-    source: str | Path, weights: _Weights, custom_objects: Mapping[str, Any] | None
-) -> _Opened:
-    file = read_model_file(source)
-    _refuse_weights(source, weights)
-    return _Opened(
-        load_keras(file, custom_objects=custom_objects),
-        str(source),
-        {"zip": "keras", "hdf5": "hdf5"}[file.container],
-        f"Keras {file.keras_version}",
-        sha256=sha256_file(file.path),
-    )
-
-
-def _refuse_weights(source: str | Path, weights: _Weights) -> None:
-    if weights.path is not None:
-        raise BackboneError(
-            f"weights={str(weights.path)!r} goes with an architecture; {source} brings its own "
-            "weights. Leave it out, or pass weights='none' to start the same architecture from "
-            "scratch."
-        )
-
-
 def _adapt(
-    opened: _Opened,
+    opened: Opened,
     *,
     size: tuple[int, int] | None,
     input_range: InputRange | None,
     features: Sequence[str],
 ) -> Backbone:
-    _check_graph(opened)
+    check_graph(opened)
     is_image = takes_image(opened.model)
     if not is_image and (size or input_range):
         raise BackboneError(
@@ -352,7 +193,7 @@ def _own_size(
 
 
 def _scaling(
-    model: keras.Model, opened: _Opened, input_range: InputRange | None
+    model: keras.Model, opened: Opened, input_range: InputRange | None
 ) -> tuple[InputScaling, tuple[str, ...]]:
     """Return the scaling that was asked for, or else found, and warnings."""
     if input_range is None:
@@ -384,21 +225,6 @@ def _resized_or_warned(backbone: Backbone, size: tuple[int, int]) -> Backbone:
         provenance = backbone.provenance
         return replace(
             backbone, provenance=replace(provenance, warnings=(*provenance.warnings, warning))
-        )
-
-
-def _check_graph(opened: _Opened) -> None:
-    """Refuse models whose layers cannot be followed."""
-    model, source = opened.model, opened.source
-    if not is_functional(model):
-        raise BackboneError(
-            f"{source} is a subclassed model ({type(model).__name__}), whose layers cannot be "
-            "followed. Build it with the functional API: keras.Model(inputs, outputs)."
-        )
-    if not getattr(model, "inputs", None):  # An unbuilt Sequential raises AttributeError here.
-        raise BackboneError(
-            f"{source} is a model that was never built. Call it once on an example, or give it an "
-            "Input layer."
         )
 
 

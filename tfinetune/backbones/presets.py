@@ -7,7 +7,7 @@ import keras
 
 from tfinetune.errors import BackboneError, BackboneUnavailableError
 from tfinetune.extras import require
-from tfinetune.security.loading import audit
+from tfinetune.security.config_audit import audit
 from tfinetune.security.preflight import check_weights_file
 
 HUB_PREFIX = "hub:"

@@ -7,7 +7,6 @@ else is refused by name before a single layer is made.
 
 import contextlib
 import math
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -22,6 +21,7 @@ import tensorflow as tf
 
 from tfinetune.errors import BackboneError, UnsafeModelError
 from tfinetune.security.architecture import read_architecture
+from tfinetune.security.config_audit import audit, under_registered_names
 from tfinetune.security.legacy_archive import load_archived_weights
 from tfinetune.security.legacy_config import translate
 from tfinetune.security.legacy_weights import (
@@ -32,41 +32,6 @@ from tfinetune.security.legacy_weights import (
 from tfinetune.security.preflight import ModelFile, check_weights_file, read_model_file
 from tfinetune.security.saved_model import check_embedded
 
-# These hold code, or read a path that the config names.
-UNSAFE_CLASSES = frozenset(
-    {
-        "Lambda",
-        "__lambda__",
-        "__typespec__",
-        "TFSMLayer",
-        "TorchModuleWrapper",
-        "JaxLayer",
-        "FlaxLayer",
-        "PyMetric",
-    }
-)
-_INLINE_VALUES = frozenset(
-    {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
-)
-_BUILTIN_KINDS = (
-    keras.Operation,
-    keras.Initializer,
-    keras.Regularizer,
-    keras.constraints.Constraint,
-    keras.DTypePolicy,
-    keras.Quantizer,
-    keras.random.SeedGenerator,
-)
-_NAMESPACES = (
-    keras.layers,
-    keras.models,
-    keras.initializers,
-    keras.regularizers,
-    keras.constraints,
-    keras.dtype_policies,
-)
-# Layers that Keras 3 dropped, because they have a weight for each position or take feature columns.
-_REMOVED = frozenset({"DenseFeatures", "LocallyConnected1D", "LocallyConnected2D"})
 # Of a model that is built without a weights file: two gigabytes of float32.
 MAX_RANDOM_ELEMENTS = 2**29
 # One float32 map of a gigabyte for a single image: no backbone comes near.
@@ -97,7 +62,7 @@ def load_keras(
         config = translate(config, major_version=file.major_version)
     else:
         config = {**config, "compile_config": None}
-    custom |= _under_registered_names(config, custom)
+    custom |= under_registered_names(config, custom)
     audit(config, file.path, custom)
     if file.container == "zip":
         check_embedded(file.path)
@@ -133,7 +98,7 @@ def build_model(
     """
     custom = dict(custom_objects or {})
     config = translate(config, major_version=2)
-    custom |= _under_registered_names(config, custom)
+    custom |= under_registered_names(config, custom)
     audit(config, source, custom)
     with _guarded(source, "2", stored_elements):
         model = _build(config, source, custom)
@@ -167,7 +132,7 @@ def load_architecture(
     config, version = read_architecture(path)
     major = version.partition(".")[0]
     config = translate(config, major_version=int(major) if major.isdecimal() else 1)
-    custom |= _under_registered_names(config, custom)
+    custom |= under_registered_names(config, custom)
     audit(config, path, custom)
     bounded = MAX_RANDOM_ELEMENTS if weights is None or partial else check_weights_file(weights)
     with _guarded(path, version, bounded):
@@ -265,95 +230,6 @@ def _strict_loading() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Skipping nested container")
         yield
-
-
-def audit(config: dict[str, Any], path: str | Path, custom_objects: Mapping[str, Any]) -> None:
-    """Refuse a config that names code outside Keras.
-
-    Raises:
-        UnsafeModelError: naming every such class at once.
-    """
-    unsafe: dict[str, None] = {}
-    unknown: dict[str, None] = {}
-    for item in _objects(config):
-        name = item["class_name"]
-        if not isinstance(name, str):
-            raise BackboneError(f"{path} is damaged: a class_name in its config is not text.")
-        inner = item.get("config")
-        if name in UNSAFE_CLASSES:
-            unsafe["Lambda" if name == "__lambda__" else name] = None
-        elif isinstance(inner, dict) and isinstance(inner.get("vocabulary"), str):
-            unsafe[f"{name} (reads the vocabulary file {inner['vocabulary']!r})"] = None
-        elif not _is_known(item, custom_objects):
-            unknown[inner if name == "function" and isinstance(inner, str) else name] = None
-    if unsafe:
-        raise UnsafeModelError(
-            f"{path} uses {', '.join(unsafe)}, which can run code or read files when the model is "
-            "opened; it was refused. Rebuild the model with stock Keras layers."
-        )
-    if unknown:
-        shown = [f"{name} (dropped by Keras 3)" if name in _REMOVED else name for name in unknown]
-        example = ", ".join(f"{name!r}: {name.rpartition('>')[2]}" for name in unknown)
-        raise UnsafeModelError(
-            f"{path} needs {'classes' if len(unknown) > 1 else 'a class'} that Keras does not "
-            f"have: {', '.join(shown)}. Pass your own as custom_objects={{{example}}} if you "
-            "trust them."
-        )
-
-
-def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield every serialized object in `config`, outermost first."""
-    pending = [config]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            if "class_name" in value:
-                yield value
-            pending.extend(reversed(value.values()))
-        elif isinstance(value, list):
-            pending.extend(reversed(value))
-
-
-def _under_registered_names(
-    config: dict[str, Any], custom_objects: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the custom objects under the names of the packages that they were registered in.
-
-    A class that was registered as `my_package>Scale` may be passed as `Scale`.
-    """
-    names = (item["class_name"] for item in _objects(config))
-    return {
-        name: custom_objects[short]
-        for name in names
-        if isinstance(name, str) and (short := name.rpartition(">")[2]) in custom_objects
-    }
-
-
-def _is_known(item: dict[str, Any], custom_objects: Mapping[str, Any]) -> bool:
-    name, module = item["class_name"], item.get("module")
-    if name in _INLINE_VALUES:
-        return True
-    for key in (item.get("registered_name"), name):
-        if isinstance(key, str) and (
-            key in custom_objects or keras.saving.get_registered_object(key) is not None
-        ):
-            return True
-    if name == "function":
-        function = item.get("config")
-        return isinstance(function, str) and (
-            function in custom_objects
-            or keras.saving.get_registered_object(function) is not None
-            or callable(getattr(keras.activations, function, None))
-        )
-    if module is None:
-        return any(isinstance(getattr(space, name, None), type) for space in _NAMESPACES)
-    if not isinstance(module, str) or module.partition(".")[0] != "keras":
-        return False
-    if name in ("Functional", "Sequential", "Model"):
-        return True
-    # Only modules that Keras itself has loaded: a config cannot make one be imported.
-    found = getattr(sys.modules.get(module), name, None)
-    return isinstance(found, type) and issubclass(found, _BUILTIN_KINDS)
 
 
 @contextlib.contextmanager
