@@ -1,6 +1,5 @@
 """Run trials: each a recipe, trained in this process on what all trials share."""
 
-import gc
 import math
 import time
 from collections.abc import Sequence
@@ -175,9 +174,7 @@ class RecipeTuner(kt.Tuner):
         finally:
             self.running = None
             self.done += 1
-            # Models are cyclic, and TensorFlow's default graph keeps what a data set called.
-            keras.utils.clear_session()
-            gc.collect()
+            keras.utils.clear_session()  # collects the models, which are cyclic
         result = Result(name, values=values, seconds=time.monotonic() - started, **result)
         result.metrics["seconds"] = result.seconds
         self._folder.write_result(result)
