@@ -14,6 +14,7 @@ BENCHMARKS = (
     "serving",
     "start",
     "growth",
+    "search",
     "load",
 )
 """A benchmark is a module here with `add_arguments(parser)` and `run(arguments)`."""

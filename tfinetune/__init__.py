@@ -22,6 +22,7 @@ _MODULES = {
     "errors": "tfinetune.errors",
     "evaluation": "tfinetune.evaluation",
     "optimizers": "tfinetune.adaptation",
+    "search": "tfinetune.search",
     "strategies": "tfinetune.training.strategies",
     "callbacks": "tfinetune.training.callbacks",
 }

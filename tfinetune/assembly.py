@@ -13,8 +13,8 @@ from tfinetune.backbones import Backbone
 class Assembly:
     """A backbone and a head as plain Keras models that share their weights.
 
-        image [b, H, W, 3], 0..255 -> range of the backbone -> backbone -> pool -> dropout
-            -> logits -> temperature -> probabilities [b, classes]
+        image [b, H, W, 3], 0..255 -> range of the backbone -> backbone -> pool (-> hidden)
+            -> dropout -> logits -> temperature -> probabilities [b, classes]
 
     What takes no image gets its inputs as they are: one tensor, or a dict of several by name.
 
@@ -27,7 +27,14 @@ class Assembly:
     """
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, *, dropout: float = 0.2, seed: int = 0
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        dropout: float = 0.2,
+        head_units: int = 0,
+        head_activation: str = "relu",
+        seed: int = 0,
     ) -> None:
         self.backbone = backbone
         inputs = _inputs(backbone)
@@ -36,11 +43,15 @@ class Assembly:
         )
         self.features_model = keras.Model(inputs, features, name="features")
 
-        dropped = keras.layers.Dropout(dropout, seed=seed, name="dropout")(features)
         self.logits_layer = heads.logits_layer(num_classes, seed=seed)
+        self.head_layers: tuple[keras.Layer, ...] = (self.logits_layer,)
+        if head_units:
+            hidden = heads.hidden_layer(head_units, activation=head_activation, seed=seed)
+            features = hidden(features)
+            self.head_layers = (hidden, self.logits_layer)
+        dropped = keras.layers.Dropout(dropout, seed=seed, name="dropout")(features)
         logits = self.logits_layer(dropped)
         self.logits_model = keras.Model(inputs, logits, name="classifier_logits")
-        self.head_layers: tuple[keras.Layer, ...] = (self.logits_layer,)
         self.temperature = 1.0
         self.set_temperature(1.0)
 

@@ -72,5 +72,9 @@ class OutOfMemoryError(TfinetuneError, MemoryError):
     """Memory ran out; a smaller batch or image helps."""
 
 
+class SearchError(TfinetuneError, ValueError):
+    """A search cannot start, go on or end: impossible space, other folder, no chief, no winner."""
+
+
 class TrainingError(TfinetuneError, RuntimeError):
     """Training diverged and left no usable model."""

@@ -49,6 +49,8 @@ class FineTuner:
         weights: for a name or path, see `load_backbone`.
         input_range: what pixel values 0 and 255 become for the backbone; None detects it.
         dropout: rate before the last layer, in [0, 1).
+        head_units: outputs of a hidden layer before it; 0 for a linear head.
+        head_activation: of the hidden layer, a name that Keras knows.
         seed: of the head, dropout, order and augmentation.
         precision: that the backbone computes in while `fit` trains it: `float32`,
             `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that is measured now. What
@@ -81,6 +83,8 @@ class FineTuner:
         weights: str = "imagenet",
         input_range: tuple[float, float] | str | None = None,
         dropout: float = 0.2,
+        head_units: int = 0,
+        head_activation: str = "relu",
         seed: int = 0,
         precision: PrecisionName = "float32",
         cache: FeatureCache | None = None,
@@ -99,7 +103,14 @@ class FineTuner:
         self.seed = seed
         self.reporter = reporter or Reporter()
         self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
-        self.assembly = Assembly(backbone, spec.num_classes, dropout=dropout, seed=seed)
+        self.assembly = Assembly(
+            backbone,
+            spec.num_classes,
+            dropout=dropout,
+            head_units=head_units,
+            head_activation=head_activation,
+            seed=seed,
+        )
         self.precision = choose_precision(precision, self.assembly)
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
@@ -163,7 +174,7 @@ class FineTuner:
         batch_size: int = 32,
         augment: str | None = None,
         class_weighting: str = "auto",
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | Checkpoint | None = None,
         on_epoch: Callable[[list[dict]], None] = lambda history: None,
     ) -> Outcome:
         """Run a strategy, keep the best candidate, and calibrate it on the validation split.
@@ -198,6 +209,8 @@ class FineTuner:
                 if class_weighting == "auto"
                 else "The loss weighs every class the same."
             )
+        if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint(checkpoint)
         phases = self.phases(strategy)
         try:
             self.outcome = run_phases(
@@ -209,7 +222,7 @@ class FineTuner:
                 seed=self.seed,
                 precision=self.precision.name,
                 class_weights=self.class_weights,
-                checkpoint=Checkpoint(checkpoint) if checkpoint else None,
+                checkpoint=checkpoint,
                 cache=self.cache,
                 reporter=self.reporter,
                 on_epoch=on_epoch,

@@ -39,6 +39,20 @@ _POOLING = {
 }
 
 
+def hidden_layer(units: int, *, activation: str, seed: int) -> keras.layers.Dense:
+    """Return the layer between features and logits, named `hidden`.
+
+    Args:
+        units: outputs.
+        activation: a name that Keras knows, such as `relu` or `gelu`.
+        seed: of the weights.
+    """
+    initializer = keras.initializers.HeNormal(seed=seed)
+    return keras.layers.Dense(
+        units, activation, name="hidden", dtype="float32", kernel_initializer=initializer
+    )
+
+
 def logits_layer(num_classes: int, *, seed: int) -> keras.layers.Dense:
     """Return the last layer, named `logits`; float32 whatever the backbone's precision."""
     initializer = keras.initializers.GlorotUniform(seed=seed)

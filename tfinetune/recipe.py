@@ -42,6 +42,8 @@ class Recipe(BaseModel):
         class_weights: `auto` weighs classes when the largest has over 3 times the smallest's
             photos; `always` or `never` decide it.
         dropout: rate before the last layer, in [0, 1).
+        head_units: outputs of a hidden layer before it; 0 for a linear head.
+        head_activation: of the hidden layer.
         precision: that the backbone computes in while it is trained; `auto` measures which is
             fastest, and the recipe of the run then names it.
         batch_size: photos a training step.
@@ -66,6 +68,8 @@ class Recipe(BaseModel):
     augmentation: str = "light"
     class_weights: Literal["auto", "always", "never"] = "auto"
     dropout: Fraction = 0.2
+    head_units: Annotated[int, Field(ge=0, le=65536)] = 0
+    head_activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

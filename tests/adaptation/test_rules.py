@@ -47,6 +47,8 @@ def test_ranges_of_groups_include_both_ends_and_run_through_the_head(assembly):
     assert trained(assembly, f"{groups[0]}:") == CONVS | {"logits"}
     assert trained(assembly, f":{groups[0]}") == first
     assert trained(assembly, f"{groups[0]}:{groups[-1]}") == CONVS
+    assert trained(assembly, "-2:") == trained(assembly, f"{groups[-1]}:")
+    assert trained(assembly, "-99:") == CONVS | {"logits"}
     assert trained(assembly, f"{groups[-1]}:") == (CONVS | {"logits"}) - trained(
         assembly, f":{groups[-2]}"
     )

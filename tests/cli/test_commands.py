@@ -66,7 +66,7 @@ def workplace(tmp_path_factory):
 def test_help_names_every_command():
     done = tfinetune("--help")
     assert done.returncode == 0
-    for name in ("demo", "train", "evaluate", "predict", "inspect", "export"):
+    for name in ("demo", "train", "search", "evaluate", "predict", "inspect", "export"):
         assert name in done.stdout
 
 

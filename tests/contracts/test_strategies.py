@@ -14,6 +14,7 @@ from tfinetune.training.strategies import STRATEGIES, build_strategy
 CASES = {
     "lpft": {"epochs": 2},
     "linear_probe": {},
+    "head": {"epochs": 2, "optimizer": "lion", "label_smoothing": 0.1},
     "full": {"epochs": 2, "batch_norm": "adapt", "learning_rate": 3e-3},
     "gradual_unfreezing": {"epochs": 1, "groups": 1},
 }
@@ -74,7 +75,7 @@ def test_strategy_in_the_contributing_guide_lists_phases_and_rejects_bad_paramet
 def test_unknown_strategy_lists_the_known():
     with pytest.raises(
         RecipeError,
-        match="no strategy 'magic'. Known: lpft, linear_probe, full, gradual_unfreezing",
+        match="no strategy 'magic'. Known: lpft, linear_probe, head, full, gradual_unfreezing",
     ):
         build_strategy("magic", {})
 

@@ -37,3 +37,12 @@ def test_finetune_in_python_and_predict_without_tfinetune(material, tmp_path):
 
 def test_keras_native_fit(material):
     assert example("keras_native_fit").main(*material) > 0.5
+
+
+@pytest.mark.slow
+def test_search_with_keras_tuner(material, tmp_path, capsys):
+    accuracy = example("search_with_keras_tuner").main(*material, tmp_path / "search", 2)
+    assert accuracy > 0.5
+    assert "strategy_parameters" in capsys.readouterr().out
+    trials = sorted((tmp_path / "search/search").glob("trial_*/trial.json"))
+    assert len(trials) == 2

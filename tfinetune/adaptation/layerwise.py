@@ -4,7 +4,7 @@ Howard & Ruder 2018, "Universal Language Model Fine-tuning for Text Classificati
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -23,9 +23,9 @@ def group_multipliers(groups: list[str], layer_decay: float) -> dict[str, float]
     return {name: layer_decay ** (last - depth) for depth, name in enumerate(groups)}
 
 
-@keras.saving.register_keras_serializable(package="tfinetune")
-class AdamW(keras.optimizers.AdamW):
-    """AdamW whose update (not gradient, which Adam would cancel) is scaled per variable.
+class Layerwise:
+    """Mixed into a Keras optimizer: its update (not the gradient, which Adam would cancel) is
+    scaled per variable.
 
     Args:
         learning_rate: rate of a variable whose multiplier is 1; float or schedule.
@@ -34,12 +34,7 @@ class AdamW(keras.optimizers.AdamW):
         assembly: the model whose groups give each variable its depth.
         multipliers: multiplier per position among the trainable variables; what `assembly`
             computes and what a saved optimizer carries.
-        **arguments: of `keras.optimizers.AdamW`.
-
-    Example:
-        >>> import keras, tfinetune as ft
-        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        >>> model.compile(ft.optimizers.AdamW(1e-3, multipliers=[0.5, 1.0]), "mse")
+        **arguments: of the Keras optimizer.
     """
 
     def __init__(
@@ -100,6 +95,42 @@ class AdamW(keras.optimizers.AdamW):
             "layer_decay": self.layer_decay,
             "multipliers": self.multipliers,
         }
+
+
+@keras.saving.register_keras_serializable(package="tfinetune")
+class AdamW(Layerwise, keras.optimizers.AdamW):
+    """AdamW with a rate for each layer, see `Layerwise`.
+
+    Example:
+        >>> import keras, tfinetune as ft
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile(ft.optimizers.AdamW(1e-3, multipliers=[0.5, 1.0]), "mse")
+    """
+
+
+@keras.saving.register_keras_serializable(package="tfinetune")
+class Lion(Layerwise, keras.optimizers.Lion):
+    """Lion (Chen et al. 2023) with a rate for each layer; good rates are 3 to 10 times smaller."""
+
+
+@keras.saving.register_keras_serializable(package="tfinetune")
+class SGD(Layerwise, keras.optimizers.SGD):
+    """SGD with Nesterov momentum and a rate for each layer; good rates are 10 to 100 times larger
+    than AdamW's."""
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-2,
+        *,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(learning_rate, momentum=momentum, nesterov=nesterov, **arguments)
+
+
+OptimizerName = Literal["adamw", "lion", "sgd"]
+OPTIMIZERS: dict[OptimizerName, type[Layerwise]] = {"adamw": AdamW, "lion": Lion, "sgd": SGD}
 
 
 def _variable_multipliers(assembly: Assembly, layer_decay: float) -> Mapping[int, float]:

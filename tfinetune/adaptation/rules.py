@@ -2,6 +2,7 @@
 
 "all"  "head"  "none"          everything, the head, nothing
 "stage_3"  "stage_3:"          a group, a range of groups ("stage_3:" runs through the head)
+"-2:"                          at most the last 2 groups
 "*/conv*"  "re:^block_1[0-6]_" a glob or a regular expression on the layer's path
 "!stage_1"                     any of these, negated
 ["all", "!stem"]               a list; later rules win
@@ -168,6 +169,8 @@ def _match(rule: str, groups: dict[str, tuple[keras.Layer, ...]]) -> list[keras.
     if rule in groups:
         return list(groups[rule])
     start, colon, stop = rule.partition(":")
+    if rule.endswith(":") and start.removeprefix("-").isdecimal() and int(start) < 0:
+        return [layer for name in names[int(start) :] for layer in groups[name]]
     if colon and start != "re":
         for bound in filter(None, (start, stop)):
             if bound not in groups:

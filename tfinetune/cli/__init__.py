@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from tfinetune.cli import cache, demo, evaluate, export, inspect, predict, train
+from tfinetune.cli import cache, demo, evaluate, export, inspect, predict, search, train
 from tfinetune.cli.console import DEBUG_FLAG
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.command)
 app.command("train")(train.command)
+app.command("search")(search.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("inspect")(inspect.command)

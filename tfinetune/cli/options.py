@@ -1,6 +1,7 @@
 """Options that several commands take, from text to values."""
 
-from typing import get_args
+import os
+from typing import Any, get_args
 
 import typer
 
@@ -23,3 +24,29 @@ def parse_range(text: str) -> tuple[float, float] | str:
             f"got {text!r}."
         ) from None
     return low, high
+
+
+def absolute(name: str) -> str:
+    """Return the absolute path of a file; the name of anything else as it is."""
+    # Names of architectures and `imagenet` stay as they are, even beside a folder of that name.
+    return os.path.abspath(name) if os.path.isfile(name) else name
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Return names and YAML values of NAME=VALUE.
+
+    Raises:
+        typer.BadParameter: if one is something else.
+    """
+    import yaml
+
+    parameters = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set takes NAME=VALUE; got {setting!r}.")
+        try:
+            parameters[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise typer.BadParameter(f"--set {name}: {value!r} is not a value.") from None
+    return parameters

@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfinetune.cli.console import resume_hint, session
-from tfinetune.cli.options import parse_range
+from tfinetune.cli.options import absolute, parse_range, parse_settings
 from tfinetune.cli.tables import show_plan, show_run
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def command(
     ] = False,
     strategy: Annotated[
         str | None,
-        typer.Option(help="lpft (default), linear_probe, gradual_unfreezing or full."),
+        typer.Option(help="lpft (default), linear_probe, head, gradual_unfreezing or full."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning [10].")] = None,
     parameters: Annotated[
@@ -78,6 +78,13 @@ def command(
         str | None, typer.Option(help="auto (default: past 3:1), always or never.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Rate before the last layer [0.2].")] = None,
+    head_units: Annotated[
+        int | None,
+        typer.Option(help="Outputs of a hidden layer before the last one [0: no such layer]."),
+    ] = None,
+    head_activation: Annotated[
+        str | None, typer.Option(help="Of the hidden layer: relu (default), gelu, silu or tanh.")
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -107,8 +114,8 @@ def command(
         raise typer.BadParameter("name a folder of photos, or --recipe FILE, or --resume.")
     given = {
         "data": source and os.path.abspath(source),
-        "backbone": backbone and _absolute(backbone),
-        "weights": weights and _absolute(weights),
+        "backbone": backbone and absolute(backbone),
+        "weights": weights and absolute(weights),
         "image_size": image_size,
         "features": features,
         "endpoint": endpoint,
@@ -120,12 +127,14 @@ def command(
         "augmentation": augmentation,
         "class_weights": class_weights,
         "dropout": dropout,
+        "head_units": head_units,
+        "head_activation": head_activation,
         "precision": precision,
         "batch_size": batch_size,
         "seed": seed,
     }
     fields = {name: value for name, value in given.items() if value is not None}
-    strategy_parameters = _parse_parameters(parameters or [])
+    strategy_parameters = parse_settings(parameters or [])
     if epochs is not None:
         strategy_parameters["epochs"] = epochs
     log = output / "log.txt" if output else None
@@ -160,23 +169,3 @@ def _feature_cache(gibibytes: float | None, reporter: "Reporter") -> "FeatureCac
 
     memory = DEFAULT_MEMORY if gibibytes is None else int(gibibytes * 2**30)
     return FeatureCache(ArrayStore(), memory=memory, reporter=reporter)
-
-
-def _absolute(name: str) -> str:
-    # Names of architectures and `imagenet` stay as they are, even beside a folder of that name.
-    return os.path.abspath(name) if os.path.isfile(name) else name
-
-
-def _parse_parameters(settings: list[str]) -> dict[str, Any]:
-    import yaml
-
-    parameters = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set takes NAME=VALUE; got {setting!r}.")
-        try:
-            parameters[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise typer.BadParameter(f"--set {name}: {value!r} is not a value.") from None
-    return parameters

@@ -83,7 +83,7 @@ def learning_curve(
     """
     from matplotlib.ticker import MaxNLocator
 
-    with _figure(4.6, 3.0) as figure:
+    with drawing(4.6, 3.0) as figure:
         axes = figure.add_subplot()
         epochs = np.arange(1, len(history) + 1)
         marker = "o" if len(history) <= 30 else None
@@ -106,7 +106,7 @@ def learning_curve(
         _draw_phases(axes, [str(row.get("phase", "")) for row in history])
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best", fontsize=8.5)
-        return _to_svg(figure, prefix=quantity, description=description)
+        return to_svg(figure, prefix=quantity, description=description)
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], *, description: str) -> str:
@@ -115,7 +115,7 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], *, description: str) -> 
     Returns:
         An `<svg>` element.
     """
-    with _figure(4.6, 3.9) as figure:
+    with drawing(4.6, 3.9) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         filled = [row for row in bins if row["count"]]
         centres = [(row["low"] + row["high"]) / 2 for row in filled]
@@ -137,11 +137,11 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], *, description: str) -> 
         top.yaxis.set_major_formatter(_percent)
         bottom.xaxis.set_major_formatter(_percent)
         figure.align_ylabels()
-        return _to_svg(figure, prefix="reliability", description=description)
+        return to_svg(figure, prefix="reliability", description=description)
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator["Figure"]:
+def drawing(width: float, height: float) -> Iterator["Figure"]:
     """Give an empty figure of `width` x `height` inches, independent of the user's own style."""
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -186,7 +186,7 @@ def _draw_phases(axes: "Axes", phases: Sequence[str]) -> None:
         first += epochs
 
 
-def _to_svg(figure: "Figure", *, prefix: str, description: str) -> str:
+def to_svg(figure: "Figure", *, prefix: str, description: str) -> str:
     """Serialize `figure` to an element for an HTML page, free of namespaces, sizes and clashes."""
     buffer = BytesIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tfinetune.adaptation import Plan, group_multipliers, resolve
+from tfinetune.adaptation import OptimizerName, Plan, group_multipliers, resolve
 from tfinetune.assembly import Assembly
+from tfinetune.errors import RecipeError
 
 Views = Annotated[int, Field(ge=1)] | Literal["auto", "fresh"]
 
@@ -24,12 +25,15 @@ class Phase(BaseModel):
         solver: `sgd` trains with the optimizer; `logistic` fits the head on cached features of the
             frozen backbone in one convex problem, and needs neither epochs nor rate.
         epochs: passes over the training split.
-        learning_rate: peak rate of AdamW for the group nearest the head.
+        learning_rate: peak rate for the group nearest the head.
         layer_decay: each group further from the head trains at the rate times this, in (0, 1].
-        weight_decay: decoupled, as in AdamW.
+        weight_decay: decoupled from the gradient, as in AdamW.
         warmup: share of the steps over which the rate rises from zero, before it falls to zero
             along a cosine (Loshchilov & Hutter 2017, "SGDR").
         clip_norm: largest norm of all gradients together; None leaves them.
+        optimizer: a name in `tfinetune.adaptation.OPTIMIZERS`.
+        label_smoothing: share of each label that is spread over all classes, in [0, 1) (Szegedy et
+            al. 2016, "Rethinking the Inception Architecture"); validation losses are without it.
         batch_norm: `frozen` keeps pretrained statistics and scale, `adapt` trains them.
         augment: whether the run's augmentation policy applies; with `logistic`, whether mirrored
             views are cached where the policy mirrors.
@@ -49,6 +53,8 @@ class Phase(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    optimizer: OptimizerName = "adamw"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_norm: Literal["frozen", "adapt"] = "frozen"
     augment: bool = True
     views: Views = "auto"
@@ -73,3 +79,17 @@ class Phase(BaseModel):
             return {}
         multipliers = group_multipliers(list(groups), self.layer_decay)
         return {name: self.learning_rate * multiplier for name, multiplier in multipliers.items()}
+
+
+def check_head(phases: Sequence[Phase], *, hidden: bool) -> None:
+    """Refuse to solve for a head that has a hidden layer.
+
+    Raises:
+        RecipeError: if a phase is convex and the head is not linear.
+    """
+    convex = [phase.name for phase in phases if phase.solver == "logistic"]
+    if hidden and convex:
+        raise RecipeError(
+            f"The phase {convex[0]} solves for a linear head; this one has a hidden layer. "
+            "Leave out --head-units, or choose --strategy head or full."
+        )

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 from sklearn.metrics import accuracy_score, log_loss
 
-from tfinetune.adaptation import AdamW, Plan
+from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Splits, get_policy
 from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
@@ -24,7 +24,8 @@ from tfinetune.training.class_weights import weigh_soft_labels
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
-from tfinetune.training.phase import Phase
+from tfinetune.training.objectives import CROSS_ENTROPY, cross_entropy, metrics
+from tfinetune.training.phase import Phase, check_head
 from tfinetune.training.precision import computing_in
 
 
@@ -67,6 +68,7 @@ class Runner:
 
     def run(self, phases: Sequence[Phase]) -> Outcome:
         """Run the phases that are not finished yet, then load the candidate that ships."""
+        check_head(phases, hidden=len(self.assembly.head_layers) > 1)
         with computing_in(self.precision, self.assembly.backbone.model):
             return self._run(phases)
 
@@ -232,7 +234,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 def build_optimizer(
     phase: Phase, assembly: Assembly, *, steps: int, precision: str = "float32"
 ) -> keras.optimizers.Optimizer:
-    """Return AdamW with the phase's schedule and rates per group.
+    """Return the phase's optimizer with its schedule and rates per group.
 
     Args:
         phase: rates, decay, warm-up and clipping.
@@ -247,7 +249,7 @@ def build_optimizer(
         warmup_target=phase.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    optimizer = AdamW(
+    optimizer = OPTIMIZERS[phase.optimizer](
         schedule,
         layer_decay=phase.layer_decay,
         assembly=assembly,
@@ -277,6 +279,8 @@ class _Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
+        if f"val_{CROSS_ENTROPY}" in logs:
+            logs["val_loss"] = logs[f"val_{CROSS_ENTROPY}"]
         seconds, self._started = time.monotonic() - self._started, time.monotonic()
         state, phase, runner = self._state, self._phase, self._runner
         state.epoch = epoch + 1
@@ -356,15 +360,10 @@ def compile_for(
             f"{len(before)} variables of {phase.name!r} lie before the layers that it was to fit "
             f"({', '.join(before[:5])}): they would not train. Set views='fresh' on the phase."
         )
-    loss, accuracy = (
-        (keras.losses.CategoricalCrossentropy, keras.metrics.CategoricalAccuracy)
-        if soft_labels
-        else (keras.losses.SparseCategoricalCrossentropy, keras.metrics.SparseCategoricalAccuracy)
-    )
     model.compile(
         optimizer=build_optimizer(phase, assembly, steps=steps, precision=precision),
-        loss=loss(from_logits=True),
-        metrics=[accuracy(name="accuracy")],
+        loss=cross_entropy(phase.label_smoothing, soft_labels=soft_labels),
+        metrics=metrics(phase.label_smoothing, soft_labels=soft_labels),
         jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions
     )
     model.optimizer.build(assembly.logits_model.trainable_variables)

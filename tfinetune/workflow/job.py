@@ -1,5 +1,6 @@
 """The main job: a recipe in, a finished run folder out. What the commands and scripts call."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def train(
     *,
     resume: bool = False,
     backbone: keras.Model | None = None,
+    checkpoint: str | Path | None = None,
     cache: FeatureCache | None = None,
     reporter: Reporter | None = None,
     comparison: list[dict[str, Any]] | None = None,
@@ -70,6 +72,7 @@ def train(
         resume: continue a run that was interrupted; a finished one is returned as it is.
         backbone: a model in memory, in place of `recipe.backbone`. It is saved into the run, so
             that the run's recipe reproduces without it; a resumed run takes the saved one.
+        checkpoint: where another run of this recipe got to; a new run goes on from there.
         cache: where outputs of frozen layers are kept, see `FineTuner`.
         reporter: shows progress; None is silent.
         comparison: rows `{name, accuracy, interval, seconds}` for the report.
@@ -106,6 +109,9 @@ def train(
         if resume:
             folder.check_same_start(started)
         else:
+            if checkpoint is not None:
+                with atomic_path(folder.checkpoint_path) as temporary:
+                    shutil.copyfile(checkpoint, temporary)
             recipe = _keep(recipe, folder, started, backbone=backbone)
         reporter.log_to(folder.log_path)
         for sentence in announcement(tuner, splits):

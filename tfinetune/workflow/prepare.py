@@ -1,6 +1,7 @@
 """What a recipe names, loaded: the backbone and the photos at its size."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -47,36 +48,46 @@ def prepare(
             "start a new run without --recipe."
         )
     if backbone is None and not recipe.backbone:
-        recipe, backbone = _load_default(recipe, reporter)
+        recipe, backbone = load_default(recipe, reporter)
     else:
-        backbone = _load(recipe, recipe.backbone if backbone is None else backbone)
+        backbone = open_backbone(recipe, recipe.backbone if backbone is None else backbone)
     for warning in backbone.provenance.warnings:
         reporter.say(warning)
+    splits = read_photos(recipe, backbone.image_size, reporter)
+    backbone = cut(recipe, backbone, splits, reporter)
+    options = {**tuner_options(recipe), "cache": cache, "reporter": reporter}
+    return recipe, FineTuner(backbone, splits.spec, **options), splits
+
+
+def read_photos(recipe: Recipe, image_size: tuple[int, int], reporter: Reporter) -> Splits:
+    """Return a recipe's photos at a size, divided."""
     with reporter.bar("reading photos") as advance:
-        splits = from_image_folder(
+        return from_image_folder(
             recipe.data,
-            image_size=backbone.image_size,
+            image_size=image_size,
             aspect=recipe.aspect,
             validation=recipe.validation,
             test=recipe.test,
             seed=recipe.seed,
             progress=advance,
         )
-    if recipe.features == AUTO_FEATURES:
-        backbone = choose_depth(backbone, splits.train, seed=recipe.seed, reporter=reporter)
-    tuner = FineTuner(
-        backbone,
-        splits.spec,
-        dropout=recipe.dropout,
-        seed=recipe.seed,
-        precision=recipe.precision,
-        cache=cache,
-        reporter=reporter,
-    )
-    return recipe, tuner, splits
 
 
-def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:
+def cut(recipe: Recipe, backbone: Backbone, splits: Splits, reporter: Reporter) -> Backbone:
+    """Return a backbone as deep as a recipe wants it; what it names is cut already."""
+    if recipe.features != AUTO_FEATURES:
+        return backbone
+    return choose_depth(backbone, splits.train, seed=recipe.seed, reporter=reporter)
+
+
+def tuner_options(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says of head, precision and seed, as arguments of `FineTuner`."""
+    fields = ("dropout", "head_units", "head_activation", "precision", "seed")
+    return {name: getattr(recipe, name) for name in fields}
+
+
+def open_backbone(recipe: Recipe, source: str | keras.Model) -> Backbone:
+    """Return a backbone as a recipe wants it; its source may be another than the recipe names."""
     return load_backbone(
         source,
         weights=recipe.weights,
@@ -88,11 +99,11 @@ def _load(recipe: Recipe, source: str | keras.Model) -> Backbone:
     )
 
 
-def _load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:
+def load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:
     """Load the best backbone that is available without being named, and say which."""
     name = DEFAULT_BACKBONE
     try:
-        backbone = _load(recipe, name)
+        backbone = open_backbone(recipe, name)
     except BackboneUnavailableError:
         reporter.say(
             f"No --backbone was given and the weights of {DEFAULT_BACKBONE} cannot be downloaded: "
@@ -100,7 +111,7 @@ def _load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]
             "for good results."
         )
         name = str(EMBEDDED_BACKBONE)
-        backbone = _load(recipe, name)
+        backbone = open_backbone(recipe, name)
     else:
         reporter.say(f"No --backbone was given: using {name} with ImageNet weights.")
     return recipe.replace(backbone=name), backbone

@@ -12,6 +12,7 @@ from tfinetune.errors import RecipeError
 from tfinetune.recipe import explain_validation
 from tfinetune.training.strategies.full import Full
 from tfinetune.training.strategies.gradual_unfreezing import GradualUnfreezing
+from tfinetune.training.strategies.head import Head
 from tfinetune.training.strategies.linear_probe import LinearProbe
 from tfinetune.training.strategies.lpft import LPFT
 from tfinetune.training.strategies.strategy import Strategy
@@ -19,6 +20,7 @@ from tfinetune.training.strategies.strategy import Strategy
 STRATEGIES: dict[str, type[Strategy]] = {
     "lpft": LPFT,
     "linear_probe": LinearProbe,
+    "head": Head,
     "full": Full,
     "gradual_unfreezing": GradualUnfreezing,
 }
@@ -28,6 +30,7 @@ __all__ = [
     "STRATEGIES",
     "Full",
     "GradualUnfreezing",
+    "Head",
     "LinearProbe",
     "Strategy",
     "build_strategy",

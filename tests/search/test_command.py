@@ -1,0 +1,64 @@
+"""`tfinetune search` as a person uses it: killed, resumed, read by a machine."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+@pytest.mark.slow
+def test_search_that_was_killed_goes_on_where_it_was(world, here, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFINETUNE_CACHE", str(world.cache))
+    folder = tmp_path / "s"
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: {low: 0.001, high: 0.1, log: true}\ndropout: [0.2, 0.4]\nbatch_size: 8\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfinetune", "search", world.photos, "--backbone", world.backbone,
+         "--strategy", "head", "--epochs", "2", "--trials", "3", "--oracle", "random",
+         "--validation", "0.25", "--space", tmp_path / "space.yaml", "--set", "augmentation=none",
+         "--output", folder],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (folder / "trials/trial_0/result.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    paths = sorted(folder.glob("trials/*/result.json"))
+    before = {path: path.stat().st_mtime_ns for path in paths[:1]}  # the next may be repeated
+
+    done = here("search", "--resume", "--output", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["leaderboard"]) == 3
+    assert {row["status"] for row in found["leaderboard"]} == {"completed"}
+    assert before and before == {path: path.stat().st_mtime_ns for path in before}
+    accuracies = {row["trial"]: row["metrics"]["val_accuracy"] for row in found["leaderboard"]}
+    assert found["leaderboard"][0]["metrics"]["val_accuracy"] == max(accuracies.values())
+    assert found["metrics"]["test"]["n"] > 0
+    for name in ("report.html", "leaderboard.json", "log.txt", "best/manifest.json"):
+        assert (folder / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["photos"], 2, "--output FOLDER is needed"),
+        (["--output", "s"], 2, "name a folder of photos, or --resume"),
+        (["--worker", "--output", "s"], 2, "--worker needs --chief"),
+        (["--worker", "--chief", "nowhere", "--output", "s"], 1, "named HOST:PORT"),
+        (["--resume", "--output", "s"], 1, "There is no search in s"),
+        (["photos", "--output", "s", "--set", "colour=1"], 1, "no parameter 'colour'"),
+        (["photos", "--output", "s", "--objective", "f1"], 1, "Nothing called 'f1' is measured"),
+        (["photos", "--output", "s", "--oracle", "magic"], 1, "oracle: Input should be"),
+    ],
+)
+def test_bad_usage_is_one_paragraph(arguments, code, words, here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = here("search", *arguments)
+    assert done.returncode == code
+    assert words in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    assert not (tmp_path / "s").exists()

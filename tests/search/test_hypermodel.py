@@ -1,0 +1,65 @@
+"""HyperFineTune: what KerasTuner is given to build, and what is refused."""
+
+import keras
+import keras_tuner as kt
+import numpy as np
+import pytest
+
+import tfinetune as ft
+from tfinetune.errors import RecipeError, SearchError
+from tfinetune.search import HyperFineTune, Space
+
+
+@pytest.fixture(scope="module")
+def splits(world):
+    return ft.data.from_image_folder(world.photos, image_size=16, validation=0.25, test=0)
+
+
+def hypermodel(world, splits, *, strategy="lpft", **domains):
+    recipe = ft.Recipe(data="here", strategy=strategy, augmentation="none")
+    space = Space(epochs=[1, 2], **domains)
+    return HyperFineTune(str(world.backbone), splits, space=space, recipe=recipe)
+
+
+def test_model_is_plain_compiled_and_starts_with_the_head_in_closed_form(world, splits):
+    keras.config.set_dtype_policy("float32")
+    maker = hypermodel(world, splits, label_smoothing=[0.1, 0.0])
+    hp = kt.HyperParameters()
+    keras.config.set_dtype_policy("mixed_float16")  # as if something had reset it
+    try:
+        model = maker.build(hp)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert hp.values["epochs"] == 1 and maker.recipe(hp).strategy_parameters["epochs"] == 1
+    assert model.compute_dtype == "float32"
+    assert {layer.name for layer in model.layers} >= {"logits", "probabilities"}
+    before = model.evaluate(splits.validation.dataset(8), verbose=0, return_dict=True)
+    assert before["accuracy"] > 0.5
+    moving = [v for v in model.variables if "moving" in v.path]
+    statistics = [np.array(v) for v in moving]
+    history = maker.fit(hp, model)
+    assert len(history.epoch) == 1 and {"accuracy", "val_accuracy"} <= history.history.keys()
+    for old, new in zip(
+        statistics, (v for v in model.variables if "moving" in v.path), strict=True
+    ):
+        np.testing.assert_array_equal(old, np.array(new))
+
+
+def test_every_model_has_weights_of_its_own(world, splits):
+    maker = hypermodel(world, splits, strategy="full")
+    one, other = (maker.build(kt.HyperParameters()) for _ in range(2))
+    assert not {id(v) for v in one.variables} & {id(v) for v in other.variables}
+
+
+def test_what_one_fit_cannot_do_is_refused(world, splits):
+    with pytest.raises(SearchError, match="have no parameter 'epochs'"):
+        hypermodel(world, splits, strategy="linear_probe")
+    maker = HyperFineTune(world.backbone, splits, space=Space(strategy="gradual_unfreezing"))
+    with pytest.raises(RecipeError, match="gradual_unfreezing is not one `fit` of Keras"):
+        maker.build(kt.HyperParameters())
+    maker = hypermodel(world, splits, augmentation="mixup=0.2")
+    with pytest.raises(RecipeError, match="mixes no photos"):
+        maker.build(kt.HyperParameters())
+    whole = ft.data.from_image_folder(world.photos, image_size=16, validation=0, test=0)
+    with pytest.raises(SearchError, match="Pass validation=0.15"):
+        HyperFineTune(world.backbone, whole)

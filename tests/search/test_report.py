@@ -1,0 +1,84 @@
+"""The report of a search, and what it says of trials that were made up."""
+
+import numpy as np
+import pytest
+
+from tfinetune.search.charts import learning_curves, parallel_coordinates
+from tfinetune.search.folder import SearchFolder
+from tfinetune.search.importance import ENOUGH, importance
+from tfinetune.search.leaderboard import Result, pareto_front, rank_results
+from tfinetune.search.report import write_search_report
+
+
+def made_up(count=24, *, objectives=("val_accuracy", "latency_ms")):
+    """Trials whose accuracy depends on the rate, and not on dropout or the optimizer."""
+    random = np.random.default_rng(0)
+    results = []
+    for trial in range(count):
+        rate = float(10 ** random.uniform(-4, -2))
+        accuracy = 0.9 - 0.1 * abs(np.log10(rate) + 3) + 0.001 * random.normal()
+        metrics = {"val_accuracy": float(accuracy), "val_loss": 1 - float(accuracy)}
+        history = [{"share": share, "val_accuracy": accuracy * share} for share in (0.5, 1.0)]
+        values = {
+            "learning_rate": rate,
+            "dropout": float(random.choice([0.0, 0.2])),
+            "optimizer": str(random.choice(["adamw", "lion"])),
+            "head_units": None if trial % 3 else 64,
+        }
+        values = {name: value for name, value in values.items() if value is not None}
+        metrics["latency_ms"] = float(random.uniform(1, 9))
+        results.append(Result(f"{trial:02d}", "completed", values, metrics, 2.0, history))
+    return results
+
+
+def test_what_matters_comes_first_and_shares_sum_to_one():
+    shares = importance(made_up(), "val_accuracy")
+    assert next(iter(shares)) == "learning_rate" and shares["learning_rate"] > 0.7
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importance(made_up(), "val_accuracy") == shares
+
+
+def test_too_few_trials_or_no_difference_say_nothing_of_importance():
+    assert importance(made_up(ENOUGH - 1), "val_accuracy") == {}
+    same = [Result(str(n), "completed", {"dropout": 0.1}, {"val_loss": 0.5}) for n in range(9)]
+    assert importance(same, "val_loss") == {}
+
+
+def test_best_comes_first_and_failed_trials_last():
+    failed = Result("99", "failed", {}, reason="no memory")
+    worse, better = (
+        Result(str(n), "completed", {}, {"val_accuracy": 0.8, "val_loss": loss})
+        for n, loss in enumerate((0.5, 0.4))
+    )
+    assert rank_results([failed, worse, better], "val_accuracy") == [better, worse, failed]
+
+
+def test_pareto_front_is_what_none_beats_in_every_objective():
+    points = {"0": (0.9, 5.0), "1": (0.8, 1.0), "2": (0.85, 5.0), "3": (0.9, 5.0), "4": (0.7, 2.0)}
+    results = [
+        Result(name, "completed", {}, {"val_accuracy": accuracy, "latency_ms": latency})
+        for name, (accuracy, latency) in points.items()
+    ]
+    results.append(Result("5", "failed", {}))
+    front = pareto_front(results, ["val_accuracy", "latency_ms"])
+    assert [result.trial for result in front] == ["0", "1", "3"]
+
+
+def test_report_shows_every_trial_and_escapes_what_others_wrote(search_recipe, tmp_path):
+    asked = search_recipe(objectives=("val_accuracy", "latency_ms"))
+    folder = SearchFolder.create(tmp_path / "s", asked)
+    board = rank_results(made_up(), "val_accuracy")
+    board.append(Result("24", "failed", {}, reason="No layer matches '<script>'"))
+    write_search_report(folder, board)
+    page = folder.report_path.read_text()
+    assert page.count("<tr") >= 25 and "<script" not in page
+    assert "No layer matches &#39;&lt;script&gt;&#39;" in page
+    assert 'id="pareto"' in page and 'id="importance"' in page and page.count("<svg") == 2
+    assert f"Trial {board[0].trial} is best" in page
+
+
+@pytest.mark.parametrize("count", [2, 24])
+def test_charts_draw_one_line_for_each_trial(count):
+    results = rank_results(made_up(count), "val_accuracy")
+    for svg in (parallel_coordinates(results, "val_accuracy"), learning_curves(results)):
+        assert svg.startswith("<svg") and f"{count} trials" in svg and "nan" not in svg

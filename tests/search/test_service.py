@@ -1,0 +1,184 @@
+"""Searches in several processes: real workers on the loopback, some of them killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import tfinetune as ft
+from tfinetune.errors import SearchError
+from tfinetune.search import worker
+from tfinetune.search.job import open_search
+from tfinetune.search.service import (
+    LOOPBACK,
+    reach,
+    run_chief,
+    serve,
+    split_address,
+    work,
+)
+from tfinetune.search.setup import Setup, prepare
+from tfinetune.search.tuner import RECYCLED_AFTER, Recycled
+
+
+class Listening(ft.Reporter):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+@pytest.mark.slow
+def test_worker_that_is_killed_is_replaced_and_its_trial_given_out_again(
+    search_recipe, workbench, tmp_path, monkeypatch, world
+):
+    monkeypatch.setenv("TFINETUNE_CACHE", str(world.cache))
+    asked = search_recipe(
+        trials=3, oracle="random", recipe={"strategy_parameters": {"epochs": 20}}, prune=False
+    )
+    folder = open_search(asked, tmp_path / "s")
+    prepare(folder, workbench)
+    killed, crew = [], []
+    start = subprocess.Popen
+
+    def remember(*arguments, **options):
+        crew.append(start(*arguments, **options))
+        return crew[-1]
+
+    monkeypatch.setattr("tfinetune.search.service.subprocess.Popen", remember)
+
+    def kill_one() -> None:
+        """Kill the first worker that trains."""
+        while not list(folder.trials_path.glob("trial_*/recipe.yaml")):
+            time.sleep(0.05)
+        killed.append(crew[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    reporter = Listening()
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    run_chief(folder, workers=2, reporter=reporter)
+    thread.join()
+    board = folder.leaderboard()
+    assert killed and any("ended with code -9" in sentence for sentence in reporter.said)
+    assert [r.status for r in board] == ["completed"] * 3
+    assert {r.trial for r in board} == {"0", "1", "2"}
+
+
+def test_worker_that_has_trained_enough_makes_room_for_a_fresh_process(
+    search_recipe, workbench, tmp_path, monkeypatch
+):
+    folder = open_search(search_recipe(), tmp_path / "s")
+    tuner = prepare(folder, workbench).tuner(workbench)
+    tuner.done = RECYCLED_AFTER
+    tuner.pre_create_trial()  # where the oracle is in this process, nobody else could go on
+    tuner.oracle = object()
+    with pytest.raises(Recycled):
+        tuner.pre_create_trial()
+
+    def had_enough(*arguments):
+        raise Recycled
+
+    started = []
+    monkeypatch.setattr(worker, "run_worker", had_enough)
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
+    worker.main("127.0.0.1:1", "name", str(folder.path), str(os.getppid()))
+    assert started == [sys.orig_argv]
+
+
+@pytest.fixture
+def chief(search_recipe, workbench, tmp_path):
+    folder = open_search(search_recipe(trials=3, oracle="random"), tmp_path / "s")
+    prepare(folder, workbench)
+    setup = Setup.of(folder)
+    setup.start_oracle()
+    return setup.oracle
+
+
+def test_trial_of_a_silent_worker_goes_to_the_next_that_asks(chief):
+    with serve(chief, LOOPBACK) as (address, listener):
+        reach(address)
+        first = chief.create_trial("one")
+        chief.create_trial("two")
+        assert sorted(listener.take_back_lost()) == ["0", "1"]
+        assert listener.is_needed()
+        assert chief.create_trial("three").trial_id in ("0", "1")
+        assert first.trial_id == "0" and chief.create_trial("four").trial_id in ("0", "1")
+
+
+def test_trial_that_kills_its_processes_is_given_up(chief):
+    for name in ("one", "two"):
+        assert chief.create_trial(name).trial_id == "0"
+        assert chief.take_back(name) == "0"
+    chief.give_up("0")
+    assert chief.trials["0"].status == "FAILED"
+    assert chief.create_trial("three").trial_id == "1"
+
+
+def test_chief_that_does_not_answer_is_said_to(tmp_path, search_recipe):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(SearchError, match=f"No chief answers at {address} within 1 s"):
+        reach(address, seconds=1)
+    with pytest.raises(SearchError, match="There is no search in"):
+        work(address, tmp_path)
+
+
+def test_address_in_use_or_malformed_is_refused(chief):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(SearchError, match=f"cannot listen at 127.0.0.1:{port}"),
+            serve(chief, f"127.0.0.1:{port}"),
+        ):
+            pass
+    for address in ("localhost", "host:", ":80", "host:99999"):
+        with pytest.raises(SearchError, match="named HOST:PORT"):
+            split_address(address)
+
+
+def test_workers_that_cannot_start_are_an_error(search_recipe, workbench, tmp_path, monkeypatch):
+    folder = open_search(search_recipe(), tmp_path / "s")
+    prepare(folder, workbench)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(SearchError, match="Workers cannot start: the last ended with code 1"):
+        run_chief(folder, workers=1)
+
+
+@pytest.mark.slow
+def test_worker_started_by_hand_goes_on_with_a_chief_that_was_restarted(
+    search_recipe, workbench, tmp_path, world, monkeypatch
+):
+    monkeypatch.setenv("TFINETUNE_CACHE", str(world.cache))
+    folder = open_search(search_recipe(trials=3, oracle="random"), tmp_path / "s")
+    prepare(folder, workbench)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tfinetune", "search", "--worker", "--chief", address]
+    process = subprocess.Popen([*command, "--output", folder.path])
+    try:
+        for ended in (1, 3):
+            setup = Setup.of(folder)
+            setup.start_oracle()
+            with serve(setup.oracle, address) as (_, listener):
+                while len(setup.oracle.end_order) < ended or (ended == 3 and listener.is_needed()):
+                    assert process.poll() in (None, 0)
+                    time.sleep(0.02)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert sorted(r.trial for r in folder.leaderboard()) == ["0", "1", "2"]
+    assert {r.status for r in folder.leaderboard()} == {"completed"}

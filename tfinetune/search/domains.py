@@ -1,0 +1,127 @@
+"""What a parameter of a search may be: one of several values, or a number in a range."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from keras_tuner.engine import hyperparameters
+from keras_tuner.engine.hyperparameters import HyperParameter
+from keras_tuner.src.engine.conditions import Parent
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tfinetune.errors import SearchError
+from tfinetune.recipe import explain_validation
+
+Conditions = list[Parent]
+
+
+class Choice(BaseModel):
+    """One of several values; of a single one, a parameter that is fixed.
+
+    Attributes:
+        values: any that YAML can write.
+        when: parameters whose values make this one count, `{"strategy": ["head"]}`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    values: tuple[Any, ...] = Field(min_length=1)
+    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+
+    def encode(self, value: Any) -> str | int | float:
+        """Return what stands for a value in KerasTuner, which mixes no types and knows no lists."""
+        kinds = {type(each) for each in self.values}
+        return value if kinds in ({str}, {int}, {float}) else json.dumps(value)
+
+    def decode(self, code: str | int | float) -> Any:
+        """Return the value that a code stands for."""
+        return {self.encode(value): value for value in self.values}[code]
+
+    def nearest(self, value: Any) -> Any:
+        """Return `value` if it is one of these, else the first."""
+        return value if value in self.values else self.values[0]
+
+    def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
+        """Return the parameter as KerasTuner has it."""
+        codes = [self.encode(value) for value in self.values]
+        if len(codes) == 1:
+            return hyperparameters.Fixed(name, codes[0], conditions=conditions)
+        code = self.encode(default)
+        return hyperparameters.Choice(name, codes, default=code, conditions=conditions)
+
+
+class Range(BaseModel):
+    """A number between two, both included; whole where both are.
+
+    Attributes:
+        low, high: bounds.
+        step: between values: added, or with `log` multiplied by. None allows any value.
+        log: whether to draw evenly in logarithm.
+        when: see `Choice`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int | float
+    high: int | float
+    step: int | float | None = Field(default=None, gt=0)
+    log: bool = False
+    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Range":
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be below high, and above 0 with log")
+        return self
+
+    def encode(self, value: Any) -> float:
+        """Return the value."""
+        return value
+
+    def decode(self, code: float) -> float:
+        """Return the value, without the noise of adding steps."""
+        return round(code, 12) if isinstance(code, float) and not self.log else code
+
+    def nearest(self, value: Any) -> float:
+        """Return the closest value in the range."""
+        return min(max(value, self.low), self.high)
+
+    def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
+        """Return the parameter as KerasTuner has it."""
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        kind = hyperparameters.Int if whole else hyperparameters.Float
+        return kind(
+            name,
+            self.low,
+            self.high,
+            step=self.step,
+            sampling="log" if self.log else "linear",
+            default=default,
+            conditions=conditions,
+        )
+
+
+Domain = Choice | Range
+
+
+def read_domain(name: str, domain: Any) -> Domain:
+    """Return what a parameter may be, from a value, a list, or the fields of a domain.
+
+    Raises:
+        SearchError: if it is none of these.
+    """
+    if isinstance(domain, Choice | Range):
+        return domain
+    try:
+        if isinstance(domain, Mapping):
+            given = dict(domain)
+            if isinstance(given.get("when"), Mapping):
+                given["when"] = {k: _listed(v) for k, v in given["when"].items()}
+            return (Choice if "values" in given else Range)(**given)
+        return Choice(values=_listed(domain))
+    except ValidationError as error:
+        raise SearchError(explain_validation(error, f"What {name} may be")) from None
+
+
+def _listed(values: Any) -> tuple[Any, ...]:
+    return tuple(values) if isinstance(values, list | tuple) else (values,)

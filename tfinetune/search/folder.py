@@ -1,0 +1,190 @@
+"""The folder of a search: what was asked, what every trial gave, and the run that won.
+
+search.yaml   ranking.json   trials/trial_*/{recipe.yaml,result.json,checkpoint.npz}
+leaderboard.json   report.html   log.txt   best/
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tfinetune.errors import SearchError
+from tfinetune.recipe import Recipe, explain_validation
+from tfinetune.search.leaderboard import Result, rank_results
+from tfinetune.search.oracles import OBJECTIVES
+from tfinetune.search.space import Space
+from tfinetune.storage import remove_partials, write_json, write_text
+
+KEPT_CHECKPOINTS = 5
+"""Trials whose weights are kept: the best ones, for the winner and the soup."""
+
+
+class SearchRecipe(BaseModel):
+    """Everything that a search is made of.
+
+    Attributes:
+        recipe: the default that the search starts from and must beat.
+        space: what varies; a `Space` or what it is made of.
+        backbones: candidates; several are ranked first. None takes the recipe's.
+        keep: how many of them the search goes on with.
+        oracle: `bayesian`, `random`, `hyperband` or `grid`.
+        objectives: names in `OBJECTIVES`; the first decides, the others are weighed against it in
+            a table.
+        trials: at most, the first counted, which is the default recipe.
+        prune: whether trials without hope end early.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    space: dict[str, Any] = Field(default_factory=lambda: Space.default().to_dict())
+    backbones: tuple[str, ...] = ()
+    keep: Annotated[int, Field(ge=1)] = 2
+    oracle: Literal["bayesian", "random", "hyperband", "grid"] = "bayesian"
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("val_accuracy",)
+    trials: Annotated[int, Field(ge=1)] = 20
+    prune: bool = True
+
+    def __init__(self, **fields: Any) -> None:
+        if isinstance(fields.get("space"), Space):
+            fields["space"] = fields["space"].to_dict()
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise SearchError(explain_validation(error, "The search")) from None
+        unknown = [name for name in self.objectives if name not in OBJECTIVES]
+        if unknown:
+            raise SearchError(
+                f"Nothing called {unknown[0]!r} is measured, so it is no objective. "
+                f"Choose from {', '.join(OBJECTIVES)}."
+            )
+
+    def replace(self, **changes: Any) -> "SearchRecipe":
+        """Return a search with some fields changed, validated again."""
+        return SearchRecipe(**{**dict(self), **changes})
+
+    def to_yaml(self) -> str:
+        """Return the search as YAML text."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class SearchFolder:
+    """Paths and small files of one search. `create`, `resume` and `open` are the ways in."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe_path = self.path / "search.yaml"
+        self.ranking_path = self.path / "ranking.json"
+        self.trials_path = self.path / "trials"
+        self.leaderboard_path = self.path / "leaderboard.json"
+        self.report_path = self.path / "report.html"
+        self.deadline_path = self.path / "deadline.json"
+        self.log_path = self.path / "log.txt"
+        self.best_path = self.path / "best"
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: SearchRecipe) -> "SearchFolder":
+        """Take a new or empty folder.
+
+        Raises:
+            SearchError: if there is something in it already, or it cannot be made.
+        """
+        folder = cls(path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            taken = any(folder.path.iterdir())
+        except OSError as error:
+            raise SearchError(f"Cannot use {path} for a search: {error.strerror}.") from None
+        if taken:
+            is_search = folder.recipe_path.exists()
+            way_out = "add --resume to go on with that search, or " if is_search else ""
+            raise SearchError(
+                f"{path} is not empty. Nothing was changed there: {way_out}choose another --output."
+            )
+        write_text(folder.recipe_path, recipe.to_yaml())
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "SearchFolder":
+        """Take the folder of a search.
+
+        Raises:
+            SearchError: if none was ever started there.
+        """
+        folder = cls(path)
+        if not folder.recipe_path.is_file():
+            raise SearchError(f"There is no search in {path}: it has no search.yaml.")
+        return folder
+
+    @classmethod
+    def resume(cls, path: str | Path, recipe: SearchRecipe | None) -> "SearchFolder":
+        """Take the folder of a search that was interrupted.
+
+        Args:
+            path: of the folder.
+            recipe: what is asked now; None goes on with what was asked then.
+
+        Raises:
+            SearchError: if there is none, or it is another search.
+        """
+        folder = cls.open(path)
+        before = folder.recipe()
+        if recipe is not None and recipe != before:
+            then, now = before.model_dump(), recipe.model_dump()
+            changed = [name for name in then if then[name] != now[name]]
+            raise SearchError(
+                f"{path} holds another search: {', '.join(changed)} differ. Resume it without "
+                "these options, or start a new search with another --output."
+            )
+        remove_partials(folder.path)
+        return folder
+
+    def recipe(self) -> SearchRecipe:
+        """Read what was asked."""
+        try:
+            fields = yaml.safe_load(self.recipe_path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise SearchError(f"{self.recipe_path} cannot be read: {error}.") from None
+        if not isinstance(fields, dict):
+            raise SearchError(f"{self.recipe_path} is not a search.")
+        return SearchRecipe(**fields)
+
+    def write_deadline(self, deadline: float | None) -> None:
+        """Set when the search ends, in seconds since 1970; None sets no end."""
+        write_json(self.deadline_path, deadline)
+
+    def deadline(self) -> float | None:
+        """Return when the search ends, in every process the same."""
+        if not self.deadline_path.is_file():
+            return None
+        return json.loads(self.deadline_path.read_text(encoding="utf-8"))
+
+    def trial_path(self, trial: str) -> Path:
+        """Return the folder of a trial."""
+        return self.trials_path / f"trial_{trial}"
+
+    def checkpoint_path(self, trial: str) -> Path:
+        """Return where the weights of a trial are, if they are kept."""
+        return self.trial_path(trial) / "checkpoint.npz"
+
+    def write_result(self, result: Result) -> None:
+        """Keep what a trial gave."""
+        write_json(self.trial_path(result.trial) / "result.json", asdict(result))
+
+    def results(self) -> list[Result]:
+        """Return what every trial gave that has ended, in the order of their ids."""
+        paths = sorted(self.trials_path.glob("trial_*/result.json"))
+        return [Result(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+    def leaderboard(self) -> list[Result]:
+        """Return the results, the best by the first objective first, the failed ones last."""
+        return rank_results(self.results(), self.recipe().objectives[0])
+
+    def drop_checkpoints(self) -> None:
+        """Remove the weights of all but the best trials."""
+        for result in self.leaderboard()[KEPT_CHECKPOINTS:]:
+            self.checkpoint_path(result.trial).unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""Fine-tuning as a KerasTuner hypermodel, for people who have a KerasTuner script of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner as kt
+
+from tfinetune.adaptation import Plan
+from tfinetune.data import Splits, get_policy
+from tfinetune.errors import RecipeError, SearchError
+from tfinetune.finetuner import FineTuner
+from tfinetune.recipe import Recipe
+from tfinetune.reporting import Reporter
+from tfinetune.search.space import Space
+from tfinetune.training import FeatureCache, Phase, class_weights, run_phases
+from tfinetune.training.objectives import cross_entropy
+from tfinetune.training.runner import build_optimizer
+from tfinetune.training.strategies import build_strategy
+from tfinetune.workflow.prepare import cut, open_backbone, tuner_options
+
+
+class HyperFineTune(kt.HyperModel):
+    """A space of fine-tuned models: plain, compiled, image 0..255 to probabilities.
+
+    Any tuner of KerasTuner searches it, and `tuner.search()` needs no arguments: `fit` brings the
+    photos, class weights, rate schedule and number of epochs. `ft.search.run` does more and is
+    faster: it shares the work of frozen layers between trials.
+
+    Args:
+        backbone: a file or the name of an architecture; every trial opens it anew.
+        splits: photos to train on and to compare trials by.
+        space: what varies; None takes `Space.default()`.
+        recipe: what does not; its `data`, `validation` and `test` count for nothing.
+        cache: outputs of the frozen backbone that a closed-form head is fitted on.
+
+    Raises:
+        SearchError: if the space has no valid combination, or no validation photos are held out.
+
+    Example:
+        >>> import keras_tuner as kt, tfinetune as ft
+        >>> splits = ft.data.from_image_folder("photos/")  # doctest: +SKIP
+        >>> tuner = kt.Hyperband(  # doctest: +SKIP
+        ...     ft.search.HyperFineTune("base_model.h5", splits),
+        ...     objective=kt.Objective("val_accuracy", "max"),
+        ...     max_epochs=10,
+        ... )
+        >>> tuner.search()  # doctest: +SKIP
+        >>> model = tuner.get_best_models()[0]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str | Path,
+        splits: Splits,
+        *,
+        space: Space | None = None,
+        recipe: Recipe | None = None,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        super().__init__()
+        if splits.validation is None:
+            raise SearchError(
+                "A search compares its trials on validation photos, and none are held out. Pass "
+                "validation=0.15 to ft.data.from_image_folder."
+            )
+        recipe = recipe or Recipe(data="given as splits")
+        self._base = recipe.replace(backbone=str(backbone), image_size=splits.spec.image_size)
+        self._space = space or Space.default()
+        self._parameters = self._space.hyperparameters(self._base)
+        self._splits = splits
+        self._cache = cache or FeatureCache()
+        self._policy = keras.config.dtype_policy()
+        self._plan: Plan | None = None
+
+    def recipe(self, hp: kt.HyperParameters) -> Recipe:
+        """Return the recipe that hyperparameters stand for, as `ft.train` takes it."""
+        self.declare_hyperparameters(hp)
+        return self._space.recipe(hp.values, self._base)
+
+    def declare_hyperparameters(self, hp: kt.HyperParameters) -> None:
+        """Add the space to KerasTuner's hyperparameters."""
+        hp.merge(self._parameters, overwrite=False)
+
+    def build(self, hp: kt.HyperParameters) -> keras.Model:
+        """Return a compiled model; a head that is fitted in closed form is fitted already."""
+        keras.config.set_dtype_policy(self._policy)  # KerasTuner resets it before every trial
+        recipe = self.recipe(hp)
+        backbone = open_backbone(recipe, recipe.backbone)
+        backbone = cut(recipe, backbone, self._splits, Reporter())
+        options = {**tuner_options(recipe), "precision": "float32", "cache": self._cache}
+        tuner = FineTuner(backbone, self._splits.spec, **options)
+        *convex, phase = self._phases(recipe, tuner)
+        if convex:
+            run_phases(
+                tuner.assembly,
+                self._splits,
+                phases=convex,
+                augment=recipe.augmentation,
+                seed=recipe.seed,
+                class_weights=class_weights(self._splits.train, mode=recipe.class_weights),
+                cache=self._cache,
+            )
+        self._plan = phase.plan(tuner.assembly)
+        self._plan.apply()
+        steps = self._splits.train.steps(recipe.batch_size) * phase.epochs
+        tuner.model.compile(
+            optimizer=build_optimizer(phase, tuner.assembly, steps=steps),
+            loss=cross_entropy(phase.label_smoothing, from_logits=False),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            jit_compile=False,
+        )
+        return tuner.model
+
+    def fit(
+        self, hp: kt.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """Train the model that was built last; arguments of `search` come before those of here."""
+        recipe, splits = self.recipe(hp), self._splits
+        strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
+        train = splits.train.dataset(
+            recipe.batch_size, shuffle=True, augment=recipe.augmentation, seed=recipe.seed
+        )
+        options = {
+            "validation_data": splits.validation.dataset(recipe.batch_size),
+            "epochs": strategy.phases(("stem", "head"), splits.spec)[-1].epochs,
+            "class_weight": class_weights(splits.train, mode=recipe.class_weights),
+            "shuffle": False,  # the data set does
+            "verbose": 0,
+        }
+        with self._plan.frozen_layers_deterministic():
+            return model.fit(*(args or (train,)), **{**options, **kwargs})
+
+    def _phases(self, recipe: Recipe, tuner: FineTuner) -> list[Phase]:
+        if get_policy(recipe.augmentation).mixes:
+            raise RecipeError(
+                f"HyperFineTune mixes no photos (augmentation {recipe.augmentation!r}); "
+                "`ft.search.run` does."
+            )
+        phases = tuner.phases(build_strategy(recipe.strategy, recipe.strategy_parameters))
+        if [phase.solver for phase in phases[:-1]].count("sgd") or phases[-1].solver != "sgd":
+            raise RecipeError(
+                f"The strategy {recipe.strategy} is not one `fit` of Keras. HyperFineTune takes "
+                "lpft, head and full; `ft.search.run` takes all."
+            )
+        return phases

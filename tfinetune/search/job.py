@@ -1,0 +1,188 @@
+"""The search from question to winner. What the command and scripts call."""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tfinetune import workflow
+from tfinetune.errors import SearchError
+from tfinetune.recipe import Recipe
+from tfinetune.reporting import Reporter
+from tfinetune.search.folder import SearchFolder, SearchRecipe
+from tfinetune.search.leaderboard import Result, pareto_front
+from tfinetune.search.ranking import Ranked
+from tfinetune.search.report import write_search_report
+from tfinetune.search.service import LOOPBACK, run_chief
+from tfinetune.search.setup import prepare, read_ranking
+from tfinetune.search.soup import add_soup
+from tfinetune.search.space import Space
+from tfinetune.search.tuner import settle
+from tfinetune.search.workbench import Workbench
+from tfinetune.storage import write_json
+from tfinetune.training import Checkpoint
+from tfinetune.workflow.prepare import load_default
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished search.
+
+    Attributes:
+        folder: paths of everything.
+        leaderboard: results, the best first.
+        best: the run of the winner, an ordinary one.
+        ranking: of the backbones, where there were several.
+    """
+
+    folder: SearchFolder
+    leaderboard: list[Result]
+    best: workflow.Run
+    ranking: list[Ranked]
+
+    @property
+    def pareto(self) -> list[Result]:
+        """The results that none beats in every objective; see `leaderboard`."""
+        return pareto_front(self.leaderboard, self.folder.recipe().objectives)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON takes, without the epochs of each trial."""
+        return {
+            "search": str(self.folder.path),
+            "best": str(self.folder.best_path),
+            "objectives": list(self.folder.recipe().objectives),
+            "ranking": [row.to_dict() for row in self.ranking],
+            "leaderboard": [_without_history(result) for result in self.leaderboard],
+            "pareto": [result.trial for result in self.pareto],
+            "metrics": self.best.metrics,
+        }
+
+
+def run(
+    search: SearchRecipe | None,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    max_time: float | None = None,
+    workers: int = 1,
+    chief: str | None = None,
+    reporter: Reporter | None = None,
+    workbench: Workbench | None = None,
+) -> Search:
+    """Search, and leave the winner as an ordinary run in `output/best`.
+
+    The first trial is the recipe that the search starts from, so the winner is never worse than it
+    on the validation photos.
+
+    Args:
+        search: what to do; None, when resuming, goes on with what was asked then.
+        output: folder of the search; new or empty, unless resuming.
+        resume: go on with a search that was interrupted, or that may take more time. Trials that
+            have ended stay as they are; one that was running is repeated.
+        max_time: seconds after which no epoch is started in any trial.
+        workers: processes that train trials at the same time. With one, the same seed gives the
+            same trials and results.
+        chief: `HOST:PORT` to give trials out at, for `tfinetune search --worker` on this and other
+            machines that see the folder and the photos; then `workers` may be 0.
+        reporter: shows progress; None is silent.
+        workbench: what trials share; give several searches in a process the same one.
+
+    Raises:
+        SearchError: if the search is impossible, or no trial succeeded.
+
+    Example:
+        >>> import tfinetune as ft
+        >>> recipe = ft.Recipe(data="photos/", backbone="base_model.h5")
+        >>> search = ft.search.SearchRecipe(recipe=recipe, trials=20)
+        >>> ft.search.run(search, "runs/search").best.metrics  # doctest: +SKIP
+    """
+    if workers < (0 if chief else 1):
+        raise SearchError(f"A search needs a worker; got workers={workers}. Give 1 or more.")
+    with reporter or Reporter() as reporter:
+        folder = open_search(search, output, resume=resume, reporter=reporter)
+        folder.write_deadline(None if max_time is None else time.time() + max_time)
+        reporter.log_to(folder.log_path)
+        workbench = workbench or Workbench(reporter=reporter)
+        if workers == 1 and chief is None:
+            run_trials(folder, workbench)
+        else:
+            prepare(folder, workbench)
+            address = chief or LOOPBACK
+            run_chief(folder, workers=workers, address=address, reporter=reporter)
+        return finish(folder, workbench)
+
+
+def run_trials(folder: SearchFolder, workbench: Workbench) -> None:
+    """Rank the backbones and run the trials that are missing, in this process."""
+    setup = prepare(folder, workbench)
+    setup.start_oracle()
+    setup.tuner(workbench).search()
+
+
+def finish(folder: SearchFolder, workbench: Workbench) -> Search:
+    """Make a run of the winner, and write leaderboard and report.
+
+    Raises:
+        SearchError: if no trial succeeded.
+    """
+    leaderboard = folder.leaderboard()
+    if not leaderboard or leaderboard[0].status == "failed":
+        reasons = "; ".join(f"trial {r.trial}: {r.reason}" for r in leaderboard[:3])
+        raise SearchError(f"No trial succeeded. {reasons or 'None was started in time.'}")
+    folder.drop_checkpoints()
+    write_json(folder.leaderboard_path, [_without_history(result) for result in leaderboard])
+    write_search_report(folder, leaderboard)
+    best = _train_best(folder, leaderboard, workbench)
+    return Search(folder, leaderboard, best, read_ranking(folder))
+
+
+def open_search(
+    search: SearchRecipe | None,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> SearchFolder:
+    """Take a folder for a search, or that of one that goes on; see `run`."""
+    unnamed = search is not None and not (search.recipe.backbone or search.backbones)
+    if resume:
+        if unnamed:  # it was chosen then
+            chosen = SearchFolder.open(output).recipe().recipe.backbone
+            search = search.replace(recipe=search.recipe.replace(backbone=chosen))
+        return SearchFolder.resume(output, search)
+    if search is None:
+        raise SearchError("There is nothing to search for: give a SearchRecipe, or resume=True.")
+    if unnamed:
+        recipe, _ = load_default(search.recipe, reporter or Reporter())
+        search = search.replace(recipe=recipe)
+    # An impossible space is refused before the folder is made.
+    Space(**search.space).hyperparameters(search.recipe)
+    return SearchFolder.create(output, search)
+
+
+def _train_best(
+    folder: SearchFolder, leaderboard: list[Result], workbench: Workbench
+) -> workflow.Run:
+    winner = leaderboard[0]
+    is_over = folder.deadline() is not None and time.time() >= folder.deadline()
+    if winner.status == "paused" and is_over:
+        _settle(folder.checkpoint_path(winner.trial))
+    recipe = Recipe.load(folder.trial_path(winner.trial) / "recipe.yaml")
+    checkpoint = add_soup(folder, leaderboard, workbench)
+    path = folder.best_path
+    if path.exists():
+        shutil.rmtree(path)  # of a shorter search
+    shared = {"cache": workbench.cache, "reporter": workbench.reporter}
+    return workflow.train(recipe, path, checkpoint=checkpoint, **shared)
+
+
+def _settle(path: Path) -> None:
+    checkpoint = Checkpoint(path)
+    if (state := checkpoint.load()) is not None:
+        settle(state)
+        checkpoint.save(state)
+
+
+def _without_history(result: Result) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name != "history"}

@@ -1,0 +1,104 @@
+"""Greedy soup: the mean of the weights of several trials, as long as it gets better."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from sklearn.metrics import accuracy_score, log_loss
+
+from tfinetune.data import Split
+from tfinetune.finetuner import FineTuner
+from tfinetune.recipe import Recipe
+from tfinetune.search.folder import KEPT_CHECKPOINTS, SearchFolder
+from tfinetune.search.leaderboard import Result
+from tfinetune.search.workbench import Workbench
+from tfinetune.training import Candidate, Checkpoint
+from tfinetune.training.runner import choose
+
+Weights = list[np.ndarray]
+
+
+def add_soup(
+    folder: SearchFolder, leaderboard: Sequence[Result], workbench: Workbench
+) -> Path | None:
+    """Offer the soup of the winner and its kin beside what the winner's phases offer.
+
+    Wortsman et al. 2022, "Model soups": starting with the best trial, the next one's weights join
+    the mean if the validation photos are then predicted no worse. Trials are kin if they fine-tuned
+    the same backbone at the same size under heads of the same shape.
+
+    Args:
+        folder: of the search.
+        leaderboard: results, the best first.
+        workbench: evaluates.
+
+    Returns:
+        A checkpoint of the winner that `workflow.train` can go on from, with a candidate "soup"
+        where there is one; None where the winner's weights are not kept.
+    """
+    winner = leaderboard[0]
+    path = folder.checkpoint_path(winner.trial)
+    state = Checkpoint(path).load()
+    if state is None or winner.status != "completed":
+        return path if state is not None else None
+    recipe = _recipe(folder, winner)
+    best = choose(state.candidates)
+    ingredients = [best.weights]
+    for result in leaderboard[1:KEPT_CHECKPOINTS]:
+        other = Checkpoint(folder.checkpoint_path(result.trial)).load()
+        if other and other.candidates and _kin(_recipe(folder, result), recipe):
+            ingredients.append(choose(other.candidates).weights)
+    if len(ingredients) == 1:
+        return path
+    tuner, splits = workbench.tuner(recipe)
+    soup, stirred = best, 1
+    for weights in ingredients[1:]:
+        mixed = mix(soup.weights, weights, share=1 / (stirred + 1))
+        candidate = _evaluate(tuner, splits.validation, mixed)
+        if candidate.score >= soup.score:
+            soup, stirred = candidate, stirred + 1
+    if stirred > 1:
+        state.candidates.append(soup)
+        path = path.with_name("soup.npz")
+        Checkpoint(path).save(state)
+        workbench.reporter.say(f"A soup of {stirred} trials predicts the validation photos best.")
+    return path
+
+
+def mix(first: Weights, second: Weights, *, share: float) -> Weights:
+    """Return the weighted mean of two sets of weights; states of random generators stay.
+
+    A head without dropout has one state less, so only numbers that are trained are paired.
+    """
+    others = iter(_floats(second))
+    return [
+        (one + (next(others) - one) * share).astype(one.dtype) if _is_float(one) else one
+        for one in first
+    ]
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return np.issubdtype(array.dtype, np.floating)
+
+
+def _floats(weights: Weights) -> Weights:
+    return list(filter(_is_float, weights))
+
+
+def _evaluate(tuner: FineTuner, split: Split, weights: Weights) -> Candidate:
+    tuner.assembly.set_weights(weights)
+    logits = tuner.logits(split)
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    accuracy = accuracy_score(split.labels, probabilities.argmax(axis=1))
+    loss = log_loss(split.labels, probabilities, labels=np.arange(split.num_classes))
+    return Candidate("soup", weights, float(accuracy), float(loss))
+
+
+def _recipe(folder: SearchFolder, result: Result) -> Recipe:
+    return Recipe.load(folder.trial_path(result.trial) / "recipe.yaml")
+
+
+def _kin(one: Recipe, other: Recipe) -> bool:
+    shape = ("backbone", "image_size", "features", "aspect", "head_units", "head_activation")
+    return all(getattr(one, name) == getattr(other, name) for name in shape)

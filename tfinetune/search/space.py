@@ -1,0 +1,228 @@
+"""The space of recipes that a search draws from: parameters, their values, and when they count.
+
+A parameter is a field of `Recipe` or of a strategy, under its own name. That of a strategy counts
+where the strategy that was drawn has it, so that a method that comes later needs one line in
+`DEFAULT`, or none: a space may name any field.
+"""
+
+import difflib
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras_tuner as kt
+import yaml
+from keras_tuner.src.engine.conditions import Parent
+
+from tfinetune.errors import RecipeError, SearchError
+from tfinetune.recipe import Recipe
+from tfinetune.search.domains import Choice, Domain, read_domain
+from tfinetune.training.phase import check_head
+from tfinetune.training.strategies import STRATEGIES, build_strategy
+
+DEFAULT: dict[str, Any] = {
+    "strategy": ["lpft", "head"],
+    "trainable": ["all", "-4:", "-2:"],
+    "head_units": {"values": [0, 128, 512], "when": {"strategy": ["head"]}},
+    "head_activation": {"values": ["relu", "gelu"], "when": {"head_units": [128, 512]}},
+    "dropout": {"low": 0.0, "high": 0.5, "step": 0.1},
+    "optimizer": ["adamw"],
+    "learning_rate": {"low": 1e-4, "high": 3e-3, "log": True},
+    "layer_decay": {"low": 0.6, "high": 1.0, "step": 0.1},
+    "weight_decay": {"low": 1e-4, "high": 0.1, "log": True},
+    "label_smoothing": [0.0, 0.1],
+    "batch_norm": ["frozen", "adapt"],
+    "augmentation": ["light", "standard", "strong", "none"],
+    "batch_size": [16, 32, 64],
+}
+
+# What the trials must share, or their scores could not be compared.
+_SHARED = {"data", "strategy_parameters", "validation", "test", "seed", "decoder_version"}
+
+
+class Space:
+    """Which recipes there are to choose from.
+
+    Args:
+        **domains: for each parameter that varies or is fixed: a value, a list of values,
+            `{"low": 1e-5, "high": 1e-3, "log": True}`, or `{"values": [...], "when": {...}}`. What
+            is not named stays as the recipe that the search starts from has it.
+
+    Attributes:
+        domains: `Choice` or `Range` by name.
+
+    Raises:
+        SearchError: if a name is neither a field of `Recipe` nor of a strategy, or what it may be
+            is not said as above.
+
+    Example:
+        >>> import tfinetune as ft
+        >>> space = ft.search.Space.default().replace(dropout=0.3, batch_size=[16, 32])
+        >>> space.domains["dropout"].values
+        (0.3,)
+    """
+
+    def __init__(self, **domains: Any) -> None:
+        self.domains: dict[str, Domain] = {}
+        for name, domain in domains.items():
+            if name not in _known():
+                closest = difflib.get_close_matches(name, _known(), n=3) or sorted(_known())
+                raise SearchError(
+                    f"There is no parameter {name!r} to search over. Closest: {', '.join(closest)}."
+                )
+            self.domains[name] = read_domain(name, domain)
+        for name, domain in self.domains.items():
+            for parent in domain.when:
+                if parent not in self.domains or parent == name:
+                    raise SearchError(
+                        f"{name} counts when {parent} has certain values, and {parent} is not in "
+                        f"the space. Add it, or leave `when` out."
+                    )
+
+    @classmethod
+    def default(cls) -> "Space":
+        """Return the space that a search has without being told."""
+        return cls(**DEFAULT)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Space":
+        """Read a space from YAML.
+
+        Raises:
+            SearchError: if the file cannot be read or is no space.
+        """
+        try:
+            domains = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SearchError(f"Could not read the space {path}: {error.strerror}.") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SearchError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        if not isinstance(domains, dict):
+            raise SearchError(f"{path} is not a space: it holds {type(domains).__name__}.")
+        return cls(**domains)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `Space(**…)` and YAML take."""
+        return {
+            name: domain.model_dump(mode="json", exclude_defaults=True)
+            for name, domain in self.domains.items()
+        }
+
+    def replace(self, **domains: Any) -> "Space":
+        """Return the space with some parameters fixed, restricted or added."""
+        kept = {name: d for name, d in self.domains.items() if name not in domains}
+        return Space(**kept, **domains)
+
+    def hyperparameters(self, base: Recipe) -> kt.HyperParameters:
+        """Return the space as KerasTuner's; its values are those of `base`, or nearest to them.
+
+        Args:
+            base: what the search starts from.
+
+        Raises:
+            SearchError: if no combination is a recipe, or parameters wait for each other.
+        """
+        hp = kt.HyperParameters()
+        for name in self._ordered():
+            domain = self.domains[name]
+            conditions = [
+                Parent(parent, [self.domains[parent].encode(value) for value in values])
+                for parent, values in self._conditions(name, base)
+            ]
+            hp.merge([domain.parameter(name, domain.nearest(_value(base, name)), conditions)])
+        self._check_some_are_recipes(hp, base)
+        return hp
+
+    def recipe(self, values: Mapping[str, Any], base: Recipe) -> Recipe:
+        """Return the recipe of one trial.
+
+        Args:
+            values: of KerasTuner's hyperparameters; what is not in the space is left alone.
+            base: has everything that the space does not name.
+
+        Raises:
+            RecipeError: if these values do not go together.
+        """
+        drawn = {
+            name: domain.decode(values[name])
+            for name, domain in self.domains.items()
+            if name in values
+        }
+        fields = {name: drawn.pop(name) for name in list(drawn) if name in Recipe.model_fields}
+        recipe = base.replace(strategy_parameters={}, **fields)
+        known = _parameters(recipe.strategy)
+        shared = {n: v for n, v in base.strategy_parameters.items() if n in known}
+        strategy = build_strategy(recipe.strategy, {**shared, **drawn})
+        check_head(strategy.phases(("stem", "head"), None), hidden=recipe.head_units > 0)
+        return recipe.replace(strategy_parameters=strategy.parameters())
+
+    def _conditions(self, name: str, base: Recipe) -> list[tuple[str, list[Any]]]:
+        conditions = [(parent, list(values)) for parent, values in self.domains[name].when.items()]
+        if name not in Recipe.model_fields:
+            given = self.domains.get("strategy", Choice(values=(base.strategy,))).values
+            fitting = [each for each in given if name in _parameters(each)]
+            if not fitting:
+                raise SearchError(
+                    f"The strategies of this space ({', '.join(given)}) have no parameter {name!r}."
+                )
+            if len(fitting) < len(given):
+                conditions.append(("strategy", fitting))
+        return conditions
+
+    def _ordered(self) -> list[str]:
+        """Return the names, each behind those that it depends on."""
+        waiting = sorted(self.domains, key=lambda name: name != "strategy")
+        ordered: list[str] = []
+        while waiting:
+            ready = [n for n in waiting if set(self.domains[n].when) <= set(ordered)]
+            if not ready:
+                raise SearchError(f"{', '.join(waiting)} count only when each other has a value.")
+            ordered.append(ready[0])
+            waiting.remove(ready[0])
+        return ordered
+
+    def _check_some_are_recipes(self, hp: kt.HyperParameters, base: Recipe) -> None:
+        reason = None
+        for values in (hp.values, *_samples(hp, count=200)):
+            try:
+                self.recipe(values, base)
+            except RecipeError as error:
+                reason = error
+            else:
+                return
+        raise SearchError(f"No combination in the space is a recipe. One of them: {reason}")
+
+
+def _samples(hp: kt.HyperParameters, *, count: int) -> Iterator[dict[str, Any]]:
+    seeds = random.Random(0)
+    for _ in range(count):
+        drawn = kt.HyperParameters()
+        for parameter in hp.space:
+            drawn.merge([parameter])
+            if drawn.is_active(parameter):
+                drawn.values[parameter.name] = parameter.random_sample(seeds.random())
+        yield drawn.values
+
+
+def _known() -> set[str]:
+    of_strategies = {name for strategy in STRATEGIES for name in _parameters(strategy)}
+    return (set(Recipe.model_fields) | of_strategies) - _SHARED
+
+
+def _parameters(strategy: str) -> Mapping[str, Any]:
+    if strategy not in STRATEGIES:
+        raise SearchError(f"There is no strategy {strategy!r}. Known: {', '.join(STRATEGIES)}.")
+    return STRATEGIES[strategy].model_fields
+
+
+def _value(base: Recipe, name: str) -> Any:
+    """Return the value that a recipe has for a parameter, or that its first strategy starts at."""
+    if name in Recipe.model_fields:
+        value = getattr(base, name)
+        is_square = name == "image_size" and value and value[0] == value[1]
+        return value[0] if is_square else value
+    if name in base.strategy_parameters:
+        return base.strategy_parameters[name]
+    owners = [base.strategy, *STRATEGIES]
+    return next(_parameters(s)[name].default for s in owners if name in _parameters(s))

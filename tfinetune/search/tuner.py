@@ -1,0 +1,262 @@
+"""Run trials: each a recipe, trained in this process on what all trials share."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import keras_tuner as kt
+import numpy as np
+
+from tfinetune.errors import TfinetuneError
+from tfinetune.finetuner import FineTuner
+from tfinetune.inference import constant_function
+from tfinetune.recipe import Recipe
+from tfinetune.search.folder import SearchFolder
+from tfinetune.search.leaderboard import Result, short
+from tfinetune.search.oracles import Durable
+from tfinetune.search.pruning import is_hopeless
+from tfinetune.search.space import Space
+from tfinetune.search.workbench import Workbench
+from tfinetune.training import Checkpoint
+from tfinetune.training.checkpoint import TrainingState
+from tfinetune.training.runner import choose
+from tfinetune.training.strategies import build_strategy
+
+PAST_THE_LAST = 10**6
+"""A phase that no strategy gets to."""
+
+
+RECYCLED_AFTER = 20
+"""Trials after which a worker's process makes room for a new one: TensorFlow keeps 2 MiB and more
+of the graphs of each."""
+
+
+class Recycled(Exception):
+    """Ends a worker that has trained enough."""
+
+
+class TrialEnded(Exception):
+    """Ends a trial after an epoch, before all are done.
+
+    Attributes:
+        status: as in `Result`.
+    """
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class HeldCheckpoint(Checkpoint):
+    """A checkpoint that is in memory until `write`: an epoch on cached features is faster than a
+    disk."""
+
+    state: TrainingState | None = None
+
+    def save(self, state: TrainingState) -> None:
+        """Hold the state."""
+        self.state = state
+
+    def write(self) -> None:
+        """Write what is held."""
+        if self.state is not None:
+            super().save(self.state)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What `fit` tells about every epoch: whether the trial goes on.
+
+    Attributes:
+        epochs: of the whole trial.
+        budget: of them, that it may do now.
+        deadline: in seconds since 1970, or None.
+        others: histories of trials that it is pruned by, or None.
+    """
+
+    epochs: int
+    budget: int
+    deadline: float | None = None
+    others: Sequence[list[dict[str, Any]]] | None = None
+
+    def __call__(self, history: list[dict[str, Any]]) -> None:
+        """Raise `TrialEnded` if it does not."""
+        if len(history) >= self.epochs:
+            return
+        if self.deadline is not None and time.time() >= self.deadline:
+            raise TrialEnded("stopped")
+        if len(history) >= self.budget:
+            raise TrialEnded("paused")
+        if self.others is not None and is_hopeless(self.shares(history), self.others):
+            raise TrialEnded("pruned")
+
+    def shares(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows with `share`, the part of all epochs that is done after each."""
+        return [
+            {**row, "share": number / self.epochs} for number, row in enumerate(history, start=1)
+        ]
+
+
+class RecipeTuner(kt.Tuner):
+    """A KerasTuner tuner whose trials are recipes.
+
+    Args:
+        oracle: proposes values.
+        space: makes a recipe of them.
+        base: the recipe that the search starts from.
+        folder: of the search.
+        workbench: what trials share.
+        max_epochs: what Hyperband's oracle takes for a whole training.
+
+    Attributes:
+        running: the trial that is being trained, or None.
+        done: how many it has trained.
+    """
+
+    def __init__(
+        self,
+        oracle: Durable,
+        *,
+        space: Space,
+        base: Recipe,
+        folder: SearchFolder,
+        workbench: Workbench,
+        max_epochs: int = 1,
+    ) -> None:
+        super().__init__(oracle, directory=str(folder.path), project_name=folder.trials_path.name)
+        self._space, self._base, self._folder = space, base, folder
+        self._workbench, self._max_epochs = workbench, max_epochs
+        self._search = folder.recipe()
+        self.running: str | None = None
+        self.done = 0
+        # clear_session resets the policy between trials.
+        self._policy = keras.config.dtype_policy()
+
+    def save(self) -> None:
+        """Write the state of the oracle, where it is in this process."""
+        if isinstance(self.oracle, Durable):
+            self.oracle.save()
+
+    def pre_create_trial(self) -> None:
+        """Do not ask a chief in a tight loop while it has nothing to do.
+
+        Raises:
+            Recycled: where another process should go on.
+        """
+        if not isinstance(self.oracle, Durable):
+            time.sleep(0.1)
+            if self.done >= RECYCLED_AFTER:
+                raise Recycled
+
+    def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
+        """Train the recipe of a trial and keep its result.
+
+        Raises:
+            kt.errors.FailedTrialError: with the reason; the search goes on.
+        """
+        keras.config.set_dtype_policy(self._policy)
+        started = time.monotonic()
+        self.running = trial.trial_id
+        name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
+        values = {n: v for n, v in drawn.items() if not n.startswith("tuner/")}
+        try:
+            recipe = self._space.recipe(drawn, self._base)
+            result = self._train(name, recipe, drawn)
+        except Exception as error:  # whatever it is, it ends this trial and no other
+            reason = str(error) if isinstance(error, TfinetuneError) else repr(error)
+            seconds = time.monotonic() - started
+            failed = Result(name, "failed", values, seconds=seconds, reason=reason)
+            self._folder.write_result(failed)
+            raise kt.errors.FailedTrialError(reason) from error
+        finally:
+            self.running = None
+            self.done += 1
+            keras.utils.clear_session()  # collects the models, which are cyclic
+        result = Result(name, values=values, seconds=time.monotonic() - started, **result)
+        result.metrics["seconds"] = result.seconds
+        self._folder.write_result(result)
+        if self._search.oracle != "hyperband":  # it may go on with any
+            self._folder.drop_checkpoints()
+        objective = self._search.objectives[0]
+        return {objective: result.metrics[objective]}
+
+    def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
+        """Return status, metrics and history of a trial; keep its weights."""
+        folder, path = self._folder, self._folder.checkpoint_path(name)
+        path.unlink(missing_ok=True)  # a repeated trial starts anew
+        checkpoint = HeldCheckpoint(path)
+        if "tuner/trial_id" in drawn:
+            checkpoint.path = folder.checkpoint_path(drawn["tuner/trial_id"])
+        tuner, splits = self._workbench.tuner(recipe)
+        recipe = recipe.replace(precision=tuner.precision.name)
+        recipe.save(folder.trial_path(name) / "recipe.yaml")
+        strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
+        watch = self._watch(name, sum(phase.epochs for phase in tuner.phases(strategy)), drawn)
+        self._workbench.reporter.say(f"trial {name}: {_describe(drawn)}")
+        status = "completed"
+        try:
+            tuner.fit(
+                splits,
+                strategy,
+                batch_size=recipe.batch_size,
+                augment=recipe.augmentation,
+                class_weighting=recipe.class_weights,
+                checkpoint=checkpoint,
+                on_epoch=watch,
+            )
+        except TrialEnded as ended:
+            status = ended.status
+        state = checkpoint.state
+        best = choose([*state.candidates, *([state.best] if state.best else [])])
+        if status in ("stopped", "pruned"):
+            settle(state)
+        checkpoint.path = path
+        checkpoint.write()
+        metrics = {
+            "val_accuracy": best.accuracy,
+            "val_loss": best.loss,
+            "parameters": float(tuner.model.count_params()),
+        }
+        if "latency_ms" in self._search.objectives:
+            metrics["latency_ms"] = latency_ms(tuner)
+        return {"status": status, "metrics": metrics, "history": watch.shares(state.history)}
+
+    def _watch(self, name: str, epochs: int, drawn: dict[str, Any]) -> Watch:
+        budget = epochs
+        if "tuner/epochs" in drawn:
+            budget = math.ceil(epochs * drawn["tuner/epochs"] / self._max_epochs)
+        search = self._search
+        others = None
+        if search.prune and search.oracle != "hyperband" and int(name) > 0:
+            others = [result.history for result in self._folder.results() if result.history]
+        return Watch(epochs, budget, self._folder.deadline(), others)
+
+
+def settle(state: TrainingState) -> None:
+    """Make an unfinished state one that offers what it has so far, and trains no more."""
+    if state.best is not None:
+        state.candidates.append(state.best)
+        state.weights = state.best.weights
+    state.phase, state.epoch, state.best, state.optimizer = PAST_THE_LAST, 0, None, []
+
+
+def latency_ms(tuner: FineTuner, *, repeats: int = 15) -> float:
+    """Return the median milliseconds that the model takes for one example."""
+    function = constant_function(tuner.model)
+    batch = keras.tree.map_structure(
+        lambda t: np.zeros((1, *(size or 1 for size in t.shape[1:])), t.dtype), tuner.model.input
+    )
+    function(batch)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        keras.tree.map_structure(keras.ops.convert_to_numpy, function(batch))
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
+
+
+def _describe(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {short(value)}" for name, value in values.items())
