@@ -31,6 +31,7 @@ def run(some_trash, shared, tmp_path_factory):
         data=str(some_trash),
         backbone=str(shared / "models/teachable_machine_waste/keras_model.h5"),
         image_size=96,
+        test=0.3,
         strategy="linear_probe",
     )
     return ft.train(recipe, tmp_path_factory.mktemp("runs") / "trash")
@@ -38,7 +39,7 @@ def run(some_trash, shared, tmp_path_factory):
 
 @pytest.mark.slow
 def test_pretrained_features_beat_chance_by_far_and_parity_holds(run):
-    assert run.metrics["test"]["accuracy"] > 0.5  # chance is a third
+    assert run.metrics["test"]["accuracy"] > 0.55  # chance is a third
     assert max(row["max_difference"] for row in run.metrics["parity"]) <= 1e-4
     assert run.metrics["calibration"]["split"] == "test"
 
