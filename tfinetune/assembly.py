@@ -37,11 +37,8 @@ class Assembly:
         seed: int = 0,
     ) -> None:
         self.backbone = backbone
-        inputs = _inputs(backbone)
-        features = heads.pool_features(
-            keras.tree.flatten(backbone.model(_scaled(inputs, backbone)))
-        )
-        self.features_model = keras.Model(inputs, features, name="features")
+        self.features_model = pooled_features(backbone, backbone.model)
+        inputs, features = self.features_model.input, self.features_model.output
 
         self.logits_layer = heads.logits_layer(num_classes, seed=seed)
         self.head_layers: tuple[keras.Layer, ...] = (self.logits_layer,)

@@ -13,12 +13,13 @@ from tfinetune.adaptation.rules import BatchNormPolicy, Plan, Rules, groups_of
 from tfinetune.array_store import ArrayStore
 from tfinetune.assembly import Assembly
 from tfinetune.backbones import Backbone, load_backbone
-from tfinetune.data import DataSpec, Split, Splits, decode_files
+from tfinetune.data import DataSpec, Split, Splits
 from tfinetune.errors import DataError, FixedSizeError, OutOfMemoryError
 from tfinetune.evaluation import classification_metrics, fit_temperature
 from tfinetune.evaluation.metrics import Metrics
 from tfinetune.export import ParityRow, export_checked, sample_photos
-from tfinetune.inference import constant_function, predict
+from tfinetune.inference import constant_function, predict, predict_files
+from tfinetune.recipe import PrecisionName
 from tfinetune.reporting import Reporter
 from tfinetune.storage import atomic_path
 from tfinetune.training import (
@@ -31,7 +32,7 @@ from tfinetune.training import (
     class_weights,
     run_phases,
 )
-from tfinetune.training.precision import PrecisionName, choose_precision
+from tfinetune.training.precision import choose_precision
 from tfinetune.training.strategies import LPFT, Strategy
 
 
@@ -334,47 +335,6 @@ class FineTuner:
         uncompiled = keras.Model(self.model.input, self.model.output, name=self.model.name)
         with atomic_path(path) as temporary:
             uncompiled.save(temporary)
-
-
-def predict_files(
-    model: keras.Model,
-    files: Sequence[str | Path],
-    *,
-    aspect: str,
-    reporter: Reporter | None = None,
-    chunk: int = 512,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Classify image files with any model that takes images of 0..255.
-
-    Args:
-        model: image -> probabilities.
-        files: paths; decoded `chunk` at a time, so that a large folder does not fill the memory.
-        aspect: how photos are brought to the model's size.
-        reporter: shows progress.
-        chunk: files in memory at a time.
-
-    Returns:
-        Probabilities `[n, classes]` (zeros where a file cannot be read) and the reason for each
-        position that could not.
-
-    Raises:
-        DataError: if `files` is empty.
-    """
-    if not files:
-        raise DataError("There is no file to predict. Name image files or a folder of them.")
-    function = constant_function(model)
-    parts, failures = [], {}
-    with (reporter or Reporter()).bar("predicting") as advance:
-        for start in range(0, len(files), chunk):
-            some = files[start : start + chunk]
-            images, unread = decode_files(some, image_size=model.input_shape[1:3], aspect=aspect)
-            batches = tf.data.Dataset.from_tensor_slices(images).batch(64)
-            probabilities = predict(function, batches, total=len(some)).copy()
-            probabilities[list(unread)] = 0
-            parts.append(probabilities)
-            failures.update({start + index: reason for index, reason in unread.items()})
-            advance(start + len(some), len(files))
-    return np.concatenate(parts), failures
 
 
 def _check_fit(backbone: Backbone, spec: DataSpec) -> None:

@@ -5,7 +5,8 @@ Constants let the graph optimizer fuse convolution, batch normalization and acti
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfinetune.reporting import Advance
+from tfinetune.data import decode_files
+from tfinetune.errors import DataError
+from tfinetune.reporting import Advance, Reporter
 
 ConstantFunction = Callable[[Any], Any]
 
@@ -93,3 +96,44 @@ def predict(
         if advance is not None:
             advance(done, total)
     return np.concatenate(outputs)
+
+
+def predict_files(
+    model: keras.Model,
+    files: Sequence[str | Path],
+    *,
+    aspect: str,
+    reporter: Reporter | None = None,
+    chunk: int = 512,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Classify image files with any model that takes images of 0..255.
+
+    Args:
+        model: image -> probabilities.
+        files: paths; decoded `chunk` at a time, so that a large folder does not fill the memory.
+        aspect: how photos are brought to the model's size.
+        reporter: shows progress.
+        chunk: files in memory at a time.
+
+    Returns:
+        Probabilities `[n, classes]` (zeros where a file cannot be read) and the reason for each
+        position that could not.
+
+    Raises:
+        DataError: if `files` is empty.
+    """
+    if not files:
+        raise DataError("There is no file to predict. Name image files or a folder of them.")
+    function = constant_function(model)
+    parts, failures = [], {}
+    with (reporter or Reporter()).bar("predicting") as advance:
+        for start in range(0, len(files), chunk):
+            some = files[start : start + chunk]
+            images, unread = decode_files(some, image_size=model.input_shape[1:3], aspect=aspect)
+            batches = tf.data.Dataset.from_tensor_slices(images).batch(64)
+            probabilities = predict(function, batches, total=len(some)).copy()
+            probabilities[list(unread)] = 0
+            parts.append(probabilities)
+            failures.update({start + index: reason for index, reason in unread.items()})
+            advance(start + len(some), len(files))
+    return np.concatenate(parts), failures

@@ -14,6 +14,7 @@ from tfinetune.storage import write_text
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Preset = Literal["tf", "unit", "raw", "torch", "caffe"]
+PrecisionName = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 Side = Annotated[int, Field(ge=8, le=4096)]
 
 
@@ -70,7 +71,7 @@ class Recipe(BaseModel):
     dropout: Fraction = 0.2
     head_units: Annotated[int, Field(ge=0, le=65536)] = 0
     head_activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
-    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: PrecisionName = "float32"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoder_version: int = 2

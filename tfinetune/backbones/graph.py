@@ -6,7 +6,7 @@ the only places where a model can be cut in two.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,8 +154,8 @@ def detach(model: keras.Model) -> keras.Model:
     return model
 
 
-def alone(tensors: list[Any]) -> Any:
-    """Return the only tensor of a list, or the list: what Keras then gives back the same way."""
+def alone(tensors: Sequence[Any]) -> Any:
+    """Return the only one of some tensors, or all: what Keras then gives back the same way."""
     return tensors[0] if len(tensors) == 1 else tensors
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfinetune.backbones.graph import alone
 from tfinetune.backbones.saved_model_endpoints import (
     Endpoint,
     StoredVariable,
@@ -146,14 +147,14 @@ class SavedModelLayer(keras.layers.Layer):
         given = inputs if isinstance(inputs, dict) else {self.endpoint.inputs[0].name: inputs}
         tensors = {t.name: _cast(given[t.name], t.dtype) for t in self.endpoint.inputs}
         answer = named(self._answer(tensors, training=bool(training)))
-        return _alone([answer[output.name] for output in self.endpoint.outputs])
+        return alone([answer[output.name] for output in self.endpoint.outputs])
 
     def compute_output_spec(self, inputs: Any, training: bool | None = False) -> Any:
         """Return the shape and type of the outputs, having asked the SavedModel if need be."""
         if any(not output.shape or None in output.shape[1:] for output in self.endpoint.outputs):
             self.endpoint = replace(self.endpoint, outputs=self._measured_outputs())
         batch = keras.tree.flatten(inputs)[0].shape[0]
-        return _alone(
+        return alone(
             [
                 keras.KerasTensor((batch, *output.shape[1:]), dtype=output.dtype)
                 for output in self.endpoint.outputs
@@ -235,7 +236,3 @@ def _leaf(variable: StoredVariable) -> str:
 
 def _cast(tensor: Any, dtype: str) -> Any:
     return tensor if dtype == "string" else tf.cast(tensor, dtype)
-
-
-def _alone(items: list[Any]) -> Any:
-    return items[0] if len(items) == 1 else items

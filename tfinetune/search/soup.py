@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
-from sklearn.metrics import accuracy_score, log_loss
 
 from tfinetune.data import Split
 from tfinetune.finetuner import FineTuner
@@ -14,7 +12,7 @@ from tfinetune.search.folder import KEPT_CHECKPOINTS, SearchFolder
 from tfinetune.search.leaderboard import Result
 from tfinetune.search.workbench import Workbench
 from tfinetune.training import Candidate, Checkpoint
-from tfinetune.training.runner import choose
+from tfinetune.training.runner import accuracy_and_loss, choose
 
 Weights = list[np.ndarray]
 
@@ -88,11 +86,7 @@ def _floats(weights: Weights) -> Weights:
 
 def _evaluate(tuner: FineTuner, split: Split, weights: Weights) -> Candidate:
     tuner.assembly.set_weights(weights)
-    logits = tuner.logits(split)
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-    accuracy = accuracy_score(split.labels, probabilities.argmax(axis=1))
-    loss = log_loss(split.labels, probabilities, labels=np.arange(split.num_classes))
-    return Candidate("soup", weights, float(accuracy), float(loss))
+    return Candidate("soup", weights, *accuracy_and_loss(tuner.logits(split), split))
 
 
 def _recipe(folder: SearchFolder, result: Result) -> Recipe:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tfinetune.adaptation import Plan
-from tfinetune.backbones.graph import is_functional, ordered_nodes
+from tfinetune.backbones.graph import alone, is_functional, ordered_nodes
 
 MACS_PER_BYTE = 30.0
 """Multiplications of a forward pass that take as long as reading one byte of features.
@@ -104,7 +104,7 @@ class FlatGraph:
         """
         outputs = tuple(self.model.outputs) if stop is None else stop.tensors
         if start is None:
-            return keras.Model(self.model.input, _alone(outputs))
+            return keras.Model(self.model.input, alone(outputs))
         new = tuple(map(_input_like, start.tensors))
         known = _by_id(start.tensors, new)
         for node in self._needed(outputs, known):
@@ -112,7 +112,7 @@ class FlatGraph:
             results = node.operation(*arguments, **keywords)
             known |= _by_id(node.outputs, keras.tree.flatten(results))
         reached = tuple(known[id(tensor)] for tensor in outputs)
-        return keras.Model(_alone(new), _alone(reached))
+        return keras.Model(alone(new), alone(reached))
 
     def _frozen_nodes(self, is_frozen: Callable[[keras.Operation], bool]) -> list[Any]:
         found, tensors = [], set()
@@ -204,10 +204,6 @@ def _inputs(node: Any) -> Sequence[keras.KerasTensor]:
 
 def _by_id(tensors: Iterable[keras.KerasTensor], values: Iterable[Any]) -> dict[int, Any]:
     return {id(tensor): value for tensor, value in zip(tensors, values, strict=True)}
-
-
-def _alone(tensors: Any) -> Any:
-    return tensors[0] if isinstance(tensors, tuple) and len(tensors) == 1 else tensors
 
 
 def _count(shape: Sequence[int | None]) -> int:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,8 +18,8 @@ import tensorflow as tf
 from tfinetune.assembly import Assembly
 from tfinetune.backbones.graph import sample_inputs
 from tfinetune.inference import ConstantFunction, constant_function
+from tfinetune.recipe import PrecisionName
 
-PrecisionName = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 LEAST_SPEEDUP = 1.1
 _BATCH = 32
 _CPU_FLAGS = ("amx_bf16", "avx512_bf16")

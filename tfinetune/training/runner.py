@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
-from tfinetune.data import Splits, get_policy
+from tfinetune.data import Split, Splits, get_policy
 from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
 from tfinetune.reporting import Advance, Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
@@ -117,10 +117,7 @@ class Runner:
         accuracy = loss = None
         if validation is not None:
             logits = cache.features(backbone, validation)[0] @ kernel + bias
-            probabilities = ops.convert_to_numpy(ops.softmax(logits))
-            labels = np.arange(validation.num_classes)
-            accuracy = float(accuracy_score(validation.labels, probabilities.argmax(1)))
-            loss = float(log_loss(validation.labels, probabilities, labels=labels))
+            accuracy, loss = accuracy_and_loss(logits, validation)
         state.add_seconds(phase.name, time.monotonic() - started)
         return Candidate(phase.name, self.assembly.get_weights(), accuracy, loss)
 
@@ -213,6 +210,19 @@ def run_phases(
         **options: fields of `Runner`.
     """
     return Runner(assembly, splits, **options).run(phases)
+
+
+def accuracy_and_loss(logits: np.ndarray, split: Split) -> tuple[float, float]:
+    """Return what a candidate is compared by: accuracy and cross-entropy of logits `[n, classes]`.
+
+    Args:
+        logits: in the split's own order.
+        split: whose labels they are held against.
+    """
+    probabilities = ops.convert_to_numpy(ops.softmax(logits))
+    labels = np.arange(split.num_classes)
+    accuracy = accuracy_score(split.labels, probabilities.argmax(axis=1))
+    return float(accuracy), float(log_loss(split.labels, probabilities, labels=labels))
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:

@@ -12,7 +12,8 @@ from tfinetune.data import Splits, find_candidates, find_files, is_foreign, prin
 from tfinetune.errors import DataError, RunError
 from tfinetune.evaluation import classification_metrics
 from tfinetune.export import export_checked, sample_photos
-from tfinetune.finetuner import FineTuner, predict_files
+from tfinetune.finetuner import FineTuner
+from tfinetune.inference import predict_files
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
 from tfinetune.security.loading import load_keras
@@ -49,7 +50,7 @@ class Run:
     def predict(
         self, files: Sequence[str | Path], *, reporter: Reporter | None = None
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Classify image files, see `finetuner.predict_files`."""
+        """Classify image files, see `inference.predict_files`."""
         return predict_files(self.model, files, aspect=self.recipe.aspect, reporter=reporter)
 
     def finetuner(self) -> tuple[FineTuner, Splits]:
