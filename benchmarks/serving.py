@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfinetune as ft
+from benchmarks import model_options
 from benchmarks.augmentation import cut_photos
 from benchmarks.race import race, show
 from tfinetune.inference import constant_function, predict
@@ -23,24 +24,14 @@ LEAST = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m benchmarks serving`."""
-    parser.add_argument("--backbone", default="MobileNetV2", help="file or architecture")
-    parser.add_argument("--weights", default="none", help="of an architecture")
-    parser.add_argument("--image-size", type=int, default=160)
-    parser.add_argument("--photos", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, help="JSON file to write")
+    model_options.add_arguments(parser, image_size=160)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and print."""
     photos = cut_photos(arguments.photos, side=arguments.image_size).astype(np.float32)
     splits = ft.data.from_arrays(photos, np.arange(len(photos)) % 2, validation=0, test=0)
-    backbone = ft.load_backbone(
-        arguments.backbone,
-        weights=arguments.weights,
-        image_size=arguments.image_size,
-        input_range="tf",
-    )
+    backbone = model_options.open_backbone(arguments)
     tuner = ft.FineTuner(backbone, splits.spec)
     function = constant_function(tuner.model)
     with tempfile.TemporaryDirectory() as folder:

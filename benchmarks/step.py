@@ -9,13 +9,13 @@ writes its state after the epoch.
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import tfinetune as ft
+from benchmarks import model_options
 from benchmarks.augmentation import cut_photos
 from benchmarks.race import race, show
 from tfinetune.training.runner import compile_for
@@ -26,12 +26,7 @@ LEAST = 1 / 1.03
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m benchmarks step`."""
-    parser.add_argument("--backbone", default="MobileNetV2", help="file or architecture")
-    parser.add_argument("--weights", default="none", help="of an architecture")
-    parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--photos", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, help="JSON file to write")
+    model_options.add_arguments(parser, image_size=96)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -58,12 +53,7 @@ def with_tfinetune(
 ) -> Callable[[], object]:
     """Return an epoch of the phase that `full` lists."""
     splits = ft.data.from_arrays(photos, labels, validation=0, test=0)
-    backbone = ft.load_backbone(
-        arguments.backbone,
-        weights=arguments.weights,
-        image_size=arguments.image_size,
-        input_range="tf",
-    )
+    backbone = model_options.open_backbone(arguments)
     tuner = ft.FineTuner(backbone, splits.spec, precision="float32")
     (phase,) = tuner.phases(ft.strategies.Full(epochs=1))
     model = tuner.assembly.logits_model
@@ -76,12 +66,7 @@ def with_keras(
     arguments: argparse.Namespace, photos: np.ndarray, labels: np.ndarray
 ) -> Callable[[], object]:
     """Return an epoch of a Keras script that does the same."""
-    base = ft.load_backbone(
-        arguments.backbone,
-        weights=arguments.weights,
-        image_size=arguments.image_size,
-        input_range="tf",
-    ).model
+    base = model_options.open_backbone(arguments).model
     for layer in base.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     inputs = keras.Input(photos.shape[1:])
