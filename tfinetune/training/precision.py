@@ -60,7 +60,7 @@ def choose_precision(name: PrecisionName, assembly: Assembly) -> Precision:
         assembly: what is going to be trained; not changed.
     """
     if name != "auto":
-        return Precision(name, "as asked")
+        return Precision(name, "as set")
     candidate, hardware = _known_by_hardware()
     if candidate is None:
         return Precision("float32", hardware)
