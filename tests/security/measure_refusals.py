@@ -1,7 +1,7 @@
 """Open each file named on the command line and print what came of it, as a line of JSON.
 
-Seconds are of wall time and of processor time (children included), megabytes are what this process
-grew to beyond its size before. (The children have a limit of their own.)
+Seconds are of wall time and of processor time (that of the process that examines included),
+megabytes are what this process grew to beyond its size before. (The other has a limit of its own.)
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from tfinetune.security.examiner import EXAMINER
 from tfinetune.security.loading import load_keras
 
 
@@ -22,8 +23,10 @@ def measure(path: Path) -> dict:
         error, message = None, ""
     except Exception as caught:
         error, message = type(caught).__mro__, str(caught)
+    wall = time.perf_counter() - wall
+    EXAMINER.stop()  # Its time counts as a child's once it ended.
     return {
-        "wall_seconds": time.perf_counter() - wall,
+        "wall_seconds": wall,
         "cpu_seconds": _cpu_seconds() - cpu,
         "megabytes": _status("VmHWM") - before,
         "error": error and [kind.__name__ for kind in error],

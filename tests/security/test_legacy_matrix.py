@@ -8,16 +8,7 @@ import pytest
 from fixtures import matrix
 
 from tfinetune.errors import BackboneError, UnsafeModelError
-from tfinetune.security import containers, preflight
 from tfinetune.security.legacy_config import translate
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Check the files here: a child for each of them takes longer than all the rest."""
-    monkeypatch.setattr(
-        preflight, "examine_confined", lambda task, path: getattr(containers, task)(path)
-    )
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
 import pytest
 
 from tfinetune.errors import BackboneError, UnsafeModelError
-from tfinetune.security import confinement
+from tfinetune.security import preflight
+from tfinetune.security.examiner import Examiner
 from tfinetune.security.preflight import check_weights_file, read_model_file
 
 
@@ -110,28 +112,113 @@ def test_the_child_loads_neither_tensorflow_nor_keras():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_child_that_crashes_is_a_refusal(h5_file, tmp_path, monkeypatch):
-    crashing = tmp_path / "python"
-    crashing.write_text("#!/bin/sh\nkill -SEGV $$\n")
-    crashing.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(crashing))
+@pytest.fixture
+def examiner(monkeypatch):
+    """Have files looked into by a process that is not started yet."""
+    fresh = Examiner()
+    monkeypatch.setattr(preflight, "EXAMINER", fresh)
+    yield fresh
+    fresh.stop()
+
+
+@pytest.fixture
+def python_is(tmp_path, monkeypatch):
+    """Return a function that has child processes run a shell script in place of Python."""
+
+    def write(script: str) -> None:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return write
+
+
+def test_a_child_that_crashes_is_a_refusal(h5_file, examiner, python_is):
+    python_is("kill -SEGV $$")
     with pytest.raises(UnsafeModelError, match=r"of its own crashed \(SIGSEGV\).*save it again"):
         read_model_file(h5_file)
 
 
-def test_a_child_that_waits_forever_is_a_refusal(h5_file, monkeypatch):
-    monkeypatch.setattr(confinement, "WALL_SECONDS", 0.01)
+def test_a_child_that_fails_says_its_last_words(h5_file, examiner, python_is):
+    python_is("echo No module named h5py >&2; exit 3")
+    with pytest.raises(UnsafeModelError, match="ended with code 3: No module named h5py"):
+        read_model_file(h5_file)
+
+
+def test_a_child_that_waits_forever_is_a_refusal(h5_file, examiner, python_is, monkeypatch):
+    python_is("exec sleep 60")
+    monkeypatch.setattr("tfinetune.security.examiner.WALL_SECONDS", 0.2)
     with pytest.raises(UnsafeModelError, match="hung for 0 s"):
         read_model_file(h5_file)
 
 
-def test_a_child_that_cannot_start_is_a_backbone_error(h5_file, monkeypatch):
+def test_a_child_that_cannot_start_is_a_backbone_error(h5_file, examiner, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(BackboneError, match="no child process can be started"):
         read_model_file(h5_file)
 
 
-def test_code_in_the_working_directory_is_not_run(h5_file, tmp_path, monkeypatch):
+def test_a_fork_that_dies_takes_no_other_file_with_it(h5_file, keras_file, examiner):
+    with pytest.raises(UnsafeModelError, match="ended with code 1: .*no_such_task"):
+        examiner.examine("no_such_task", h5_file)
+    process = examiner._process
+    assert read_model_file(h5_file).container == "hdf5"
+    assert read_model_file(keras_file).container == "zip"
+    assert examiner._process is process
+
+
+def test_a_child_that_was_killed_is_started_anew(h5_file, examiner):
+    read_model_file(h5_file)
+    examiner._process.kill()
+    examiner._process.wait()
+    assert read_model_file(h5_file).container == "hdf5"
+
+
+def test_an_interrupted_answer_is_not_the_next_files(h5_file, keras_file, examiner, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(examiner, "_last_words", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            read_model_file(h5_file)
+    assert examiner._process is None
+    assert read_model_file(keras_file).container == "zip"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_of_the_parent_has_a_child_of_its_own(h5_file, keras_file):
+    code = (
+        "import os, sys\n"
+        "from tfinetune.security.preflight import EXAMINER, read_model_file\n"
+        "h5, zipped = sys.argv[1:]\n"
+        "read_model_file(h5)\n"
+        "fork = os.fork()\n"
+        "assert EXAMINER._process is None or fork\n"
+        "kind = read_model_file(zipped if fork else h5).container\n"
+        "EXAMINER.stop()\n"
+        "assert kind == ('zip' if fork else 'hdf5')\n"
+        "os._exit(os.waitpid(fork, 0)[1] if fork else 0)\n"
+    )
+    command = [sys.executable, "-c", code, h5_file, keras_file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_get_their_own_answers(h5_file, keras_file):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read_model_file, [h5_file, keras_file] * 16))
+    assert [file.container for file in found] == ["hdf5", "zip"] * 16
+
+
+def test_a_relative_path_starts_from_the_folder_of_now(h5_file, tmp_path, examiner, monkeypatch):
+    examiner.start()
+    monkeypatch.chdir(tmp_path)
+    assert read_model_file(h5_file.name).container == "hdf5"
+
+
+def test_code_in_the_working_directory_is_not_run(h5_file, tmp_path, examiner, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])

@@ -1,5 +1,12 @@
 """Backbones: open a pretrained model of any supported kind and give it the same handles."""
 
+import contextlib
+
+from tfinetune.security.examiner import EXAMINER
+
+with contextlib.suppress(OSError):  # It is ready when TensorFlow, which comes next, is.
+    EXAMINER.start()
+
 from tfinetune.backbones.applications import application_names
 from tfinetune.backbones.backbone import Backbone, Provenance
 from tfinetune.backbones.describe import describe

@@ -1,7 +1,7 @@
 """Check a model file before anything in it is built.
 
 What is no file at all is said at once; the content is looked into by a child process with limits on
-memory and time, see `confinement`.
+memory and time, see `examiner`.
 """
 
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfinetune.errors import BackboneError
-from tfinetune.security.confinement import examine_confined
 from tfinetune.security.containers import NATIVE_HINT
+from tfinetune.security.examiner import EXAMINER
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_model_file(path: str | Path) -> ModelFile:
     """
     path = Path(path)
     _refuse_what_is_no_file(path)
-    return ModelFile(path, **examine_confined("examine_model", path))
+    return ModelFile(path, **EXAMINER.examine("examine_model", path))
 
 
 def check_weights_file(path: str | Path) -> int:
@@ -64,7 +64,7 @@ def check_weights_file(path: str | Path) -> int:
     """
     path = Path(path)
     _refuse_what_is_no_file(path)
-    return examine_confined("examine_weights", path)["stored_elements"]
+    return EXAMINER.examine("examine_weights", path)["stored_elements"]
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
