@@ -3,8 +3,8 @@
 Each file is opened by each in turn, in a fresh process every time, `--repeats` times; the order
 alternates. Three times are taken: of the whole process, from its start to the open model, imports
 included; of the first call in it; and of later calls, which find everything warm. Memory is the
-most that the process held up to the first model, imports included, and the most that its child
-process held. Medians and their ratios are printed.
+most that the process held up to the first model, imports included; the child process that
+tfinetune keeps is not in it. Medians and their ratios are printed.
 
 The target holds for the first call: a script or a command opens one model, and the imports, which
 take seconds in both, would hide what this costs. What the imports hide in turn (tfinetune starts a
@@ -35,26 +35,21 @@ TARGET = 1.5
 """The largest ratio allowed, of the first call and of memory."""
 
 _TRIAL = """
-import atexit, json, os, resource, statistics, sys, time
+import json, os, resource, statistics, sys, time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-@atexit.register  # Runs last, when the child process has ended and its memory is known.
-def report():
-    kilobytes = own + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    megabytes = kilobytes / (2**20 if sys.platform == "darwin" else 1024)
-    print(json.dumps([first - started, first - ready, statistics.median(later), megabytes]))
-
 path, started = sys.argv[1], float(sys.argv[2])
 {imports}
 ready = time.time()
 {call}
 first = time.time()
-own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 later = []
 for _ in range(3):
     begun = time.time()
     {call}
     later.append(time.time() - begun)
+megabytes = peak / (2**20 if sys.platform == "darwin" else 1024)
+print(json.dumps([first - started, first - ready, statistics.median(later), megabytes]))
 """
 
 
@@ -109,6 +104,6 @@ def _cell(peer: float | None, ours: float | None) -> str:
 
 
 def _digits(value: float | None) -> str:
-    return (
-        "cannot" if value is None else f"{value:.{0 if value >= 100 else 2 if value >= 1 else 3}f}"
-    )
+    if value is None:
+        return "cannot"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
