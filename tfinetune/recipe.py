@@ -31,6 +31,9 @@ class Recipe(BaseModel):
             photos, a group (`stage_3`) ends it there, a layer's name takes that layer's output;
             None takes all but the top.
         endpoint: function or signature to call of a SavedModel; None takes the usual one.
+        trust: whether the run was allowed a SavedModel that reads, writes or executes. A record: it
+            grants nothing, or a recipe of unknown origin could. Say so again to reproduce the run
+            (`tfinetune train --trust`, `train(…, trust=True)`).
         input_range: what pixel values 0 and 255 become for the backbone, or a convention of
             keras.applications (`tf`, `unit`, `raw`, `torch`, `caffe`); None detects it.
         aspect: how a photo gets to the image size: `crop`, `pad` or `stretch`.
@@ -60,6 +63,7 @@ class Recipe(BaseModel):
     image_size: tuple[Side, Side] | None = None
     features: str | None = None
     endpoint: str | None = None
+    trust: bool = False
     input_range: tuple[float, float] | Preset | None = None
     aspect: Literal["crop", "pad", "stretch"] = "stretch"
     validation: Fraction = 0.15

@@ -1,6 +1,5 @@
 """Open a pretrained model of any supported kind as a Backbone."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from tfinetune.backbones.saved_model import without_head
 from tfinetune.backbones.saved_model_layer import saved_model_layers
 from tfinetune.backbones.top import find_features, named_features, takes_image
 from tfinetune.errors import BackboneError, FixedSizeError, InputRangeError
-from tfinetune.security.saved_model import trusted
+from tfinetune.security.saved_model import trusting
 
 InputRange = tuple[float, float] | str
 ImageSize = int | tuple[int, int]
@@ -76,8 +75,8 @@ def load_backbone(
         tags: of the graph of a SavedModel, where it holds several.
         endpoint: of a SavedModel: the function or signature to call. It then stays one layer, even
             where native layers could be had.
-        trust: let a SavedModel, also one inside a `.keras` file, read, write and execute what it
-            likes.
+        trust: let a SavedModel, also one inside a `.keras` file or a run, read, write and execute
+            what it likes.
         custom_objects: name -> class that the model file may use beside Keras's own.
         seed: of random weights.
 
@@ -101,7 +100,7 @@ def load_backbone(
     group = features if isinstance(features, str) and is_group_name(features) else None
     named = [] if group else [features] if isinstance(features, str) else list(features or ())
     saved_model = {"tags": tags, "endpoint": endpoint, "features": named}
-    with trusted() if trust else contextlib.nullcontext():
+    with trusting(trust):
         opened = open_source(
             source, weights=given, size=size, custom_objects=custom_objects, saved_model=saved_model
         )

@@ -6,20 +6,23 @@ from typing import Annotated
 import typer
 
 from tfinetune.cli.console import session
+from tfinetune.cli.options import Trust, warn_of
 from tfinetune.cli.tables import print_json, show_metrics
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     source: Annotated[Path, typer.Argument(help="Folder DIR/class/* of labelled photos.")],
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run on labelled photos; unknown and missing classes are counted."""
     with session() as console:
+        warn_of(trust, console)
         from tfinetune import workflow
         from tfinetune.reporting import Reporter
 
-        opened = workflow.open_run(run)
+        opened = workflow.open_run(run, trust=trust)
         with Reporter(console) as reporter:
             result = workflow.evaluate_folder(opened, source, reporter=reporter)
         if as_json:

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from tfinetune.cli.console import results, session
-from tfinetune.cli.options import parse_range
+from tfinetune.cli.options import Trust, parse_range, warn_of
 from tfinetune.cli.tables import print_json
 
 _SHOWN_BELOW = ("groups", "inputs", "input_shape", "notes", "warnings")
@@ -29,11 +29,13 @@ def command(
         str | None, typer.Option(help="Function or signature to call of a SavedModel.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Rebuild it at this size.")] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show layer groups, parameters, input range, BatchNorm policy and warnings."""
     given_range = input_range and parse_range(input_range)
-    with session():
+    with session() as console:
+        warn_of(trust, console)
         from tfinetune.backbones import load_backbone
         from tfinetune.backbones.describe import describe
 
@@ -44,6 +46,7 @@ def command(
             input_range=given_range,
             features=features,
             endpoint=endpoint,
+            trust=trust,
         )
         facts = describe(backbone)
         if as_json:

@@ -1,9 +1,29 @@
 """Options that several commands take, from text to values."""
 
 import os
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Let a SavedModel read, write and execute what it likes: only if you know its maker.",
+    ),
+]
+
+
+def warn_of(trust: bool, console: "Console") -> None:
+    """Say what `--trust` means, where it was given."""
+    if trust:
+        console.print(
+            "Warning: with --trust a SavedModel may read, write and execute whatever you may. "
+            "Nothing of it is checked for that."
+        )
 
 
 def parse_range(text: str) -> tuple[float, float] | str:

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from tfinetune.cli.console import results, session
+from tfinetune.cli.options import Trust, warn_of
 from tfinetune.cli.tables import print_json
 
 
@@ -16,6 +17,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     files: Annotated[list[Path], typer.Argument(help="Image files or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each photo.")] = 3,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
@@ -23,10 +25,11 @@ def command(
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv.")
     with session() as console:
+        warn_of(trust, console)
         from tfinetune import workflow
         from tfinetune.reporting import Reporter
 
-        opened = workflow.open_run(run)
+        opened = workflow.open_run(run, trust=trust)
         with Reporter(console) as reporter:
             rows = workflow.predictions(opened, files, top=top, reporter=reporter)
         if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfinetune.cli.console import resume_hint, session
-from tfinetune.cli.options import absolute, parse_range, parse_settings
+from tfinetune.cli.options import Trust, absolute, parse_range, parse_settings, warn_of
 from tfinetune.cli.tables import show_plan, show_run
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def command(
     endpoint: Annotated[
         str | None, typer.Option(help="Function or signature to call of a SavedModel.")
     ] = None,
+    trust: Trust = False,
     aspect: Annotated[str | None, typer.Option(help="stretch (default), crop or pad.")] = None,
     input_range: Annotated[
         str | None,
@@ -139,6 +140,8 @@ def command(
         strategy_parameters["epochs"] = epochs
     log = output / "log.txt" if output else None
     with session(log=log, on_interrupt=resume_hint(output) if output else "") as console:
+        warn_of(trust, console)
+
         from tfinetune.recipe import Recipe
         from tfinetune.runs import RunFolder
 
@@ -157,9 +160,11 @@ def command(
         cache = _feature_cache(cache_memory, reporter)
         wanted = base.replace(**fields) if base else Recipe(**fields)
         if dry_run:
-            show_plan(workflow.plan(wanted, cache=cache, reporter=reporter))
+            show_plan(workflow.plan(wanted, trust=trust, cache=cache, reporter=reporter))
             return
-        run = workflow.train(wanted, output, resume=resume, cache=cache, reporter=reporter)
+        run = workflow.train(
+            wanted, output, resume=resume, trust=trust, cache=cache, reporter=reporter
+        )
         show_run(run, as_json=as_json)
 
 

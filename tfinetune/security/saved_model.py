@@ -55,13 +55,22 @@ class SavedModelFolder:
 
 
 @contextlib.contextmanager
-def trusted() -> Iterator[None]:
-    """Let SavedModels that are opened inside read, write and execute whatever they like."""
-    token = _trusting.set(True)
+def trusting(trust: bool) -> Iterator[None]:
+    """Where `trust`, let SavedModels that are opened inside do whatever they like.
+
+    Whether to trust is for the caller to say, each time: nothing that is read from a file, neither
+    recipe nor run, may decide it. Inside a block that trusts, one that does not changes nothing.
+    """
+    token = _trusting.set(trust or _trusting.get())
     try:
         yield
     finally:
         _trusting.reset(token)
+
+
+def is_trusting() -> bool:
+    """Return whether the caller is inside a block that trusts."""
+    return _trusting.get()
 
 
 @contextlib.contextmanager
@@ -98,7 +107,7 @@ def read_saved_model(
 
     Raises:
         UnsafeModelError: for links out of the folder, sizes that its files do not account for, and
-            operations that read, write or execute; all of these are named. Inside `trusted()`
+            operations that read, write or execute; all of these are named. Inside `trusting(True)`
             operations are not looked at.
         BackboneError: if it is damaged, or `tags` name no graph of it.
     """
@@ -114,7 +123,7 @@ def read_saved_model(
         raise UnsafeModelError(
             f"The graph of {path} holds {', '.join(forbidden)}: operations that read, write or "
             "execute something outside the model. It was refused before it was loaded. Pass "
-            "trust=True if you know who made it and why."
+            "trust=True (--trust) if you know who made it and why."
         )
     return SavedModelFolder(path, meta_graph)
 

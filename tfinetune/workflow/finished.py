@@ -17,6 +17,7 @@ from tfinetune.inference import predict_files
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
 from tfinetune.security.loading import load_keras
+from tfinetune.security.saved_model import trusting
 from tfinetune.workflow.prepare import prepare
 
 
@@ -29,17 +30,19 @@ class Run:
         metrics: the content of metrics.json.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, trust: bool = False) -> None:
         self.folder = folder
         self.recipe = folder.recipe()
         self.metrics = folder.metrics()
         self._model: keras.Model | None = None
+        self._trust = trust
 
     @property
     def model(self) -> keras.Model:
         """The fine-tuned model, image `[b, H, W, 3]` 0..255 to probabilities `[b, classes]`."""
         if self._model is None:
-            self._model = load_keras(self.folder.model_path)
+            with trusting(self._trust):
+                self._model = load_keras(self.folder.model_path)
         return self._model
 
     @property
@@ -59,7 +62,8 @@ class Run:
         Raises:
             RunError: if the photos changed since.
         """
-        _, tuner, splits = prepare(self.recipe, Reporter())
+        with trusting(self._trust):
+            _, tuner, splits = prepare(self.recipe, Reporter())
         if splits.spec.fingerprint != self.folder.phases()["fingerprint"]:
             raise RunError(
                 f"The photos in {self.recipe.data} changed since the run in {self.folder.path}. "
@@ -99,13 +103,18 @@ class Run:
         return [candidate.path for candidate in candidates] or sample_photos()
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, trust: bool = False) -> Run:
     """Open the folder of a finished run.
+
+    Args:
+        path: of the folder.
+        trust: let the SavedModel inside, where the run was trained on one, read, write and execute
+            what it likes. That the run was trained with trust does not say it: it may be another's.
 
     Raises:
         RunError: if it is no run, is unfinished, or was damaged.
     """
-    return Run(RunFolder.open(path))
+    return Run(RunFolder.open(path), trust=trust)
 
 
 def predictions(

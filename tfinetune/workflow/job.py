@@ -13,6 +13,7 @@ from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.runs import RunFolder
+from tfinetune.security.saved_model import trusting
 from tfinetune.storage import atomic_path, sha256_file, write_json
 from tfinetune.training import FeatureCache
 from tfinetune.training.estimate import estimate_seconds
@@ -29,11 +30,15 @@ from tfinetune.workflow.summary import (
 
 
 def plan(
-    recipe: Recipe, *, cache: FeatureCache | None = None, reporter: Reporter | None = None
+    recipe: Recipe,
+    *,
+    trust: bool = False,
+    cache: FeatureCache | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Say what a recipe would do and for how long, measured on a few batches; write nothing."""
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
-    with reporter or Reporter() as reporter:
+    with reporter or Reporter() as reporter, trusting(trust):
         recipe, tuner, splits = prepare(recipe, reporter, cache=cache)
         phases = tuner.phases(strategy)
         work = tuner.frozen_work(splits, phases, augment=recipe.augmentation)
@@ -58,6 +63,7 @@ def train(
     output: str | Path,
     *,
     resume: bool = False,
+    trust: bool = False,
     backbone: keras.Model | None = None,
     checkpoint: str | Path | None = None,
     cache: FeatureCache | None = None,
@@ -70,6 +76,7 @@ def train(
         recipe: what to do.
         output: run folder; new or empty, unless resuming.
         resume: continue a run that was interrupted; a finished one is returned as it is.
+        trust: see `load_backbone`; the run's recipe records it.
         backbone: a model in memory, in place of `recipe.backbone`. It is saved into the run, so
             that the run's recipe reproduces without it; a resumed run takes the saved one.
         checkpoint: where another run of this recipe got to; a new run goes on from there.
@@ -81,10 +88,10 @@ def train(
         TfinetuneError: one of its subclasses, with a message for the user.
     """
     strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
-    recipe = recipe.replace(strategy_parameters=strategy.parameters())
+    recipe = recipe.replace(strategy_parameters=strategy.parameters(), trust=recipe.trust or trust)
     folder = RunFolder.resume(output) if resume else RunFolder.create(output)
     watch = _Stopwatch()
-    with reporter or Reporter() as reporter:
+    with reporter or Reporter() as reporter, trusting(trust):
         if resume:
             if not recipe.backbone or backbone is not None:  # it was chosen, or kept, then
                 recipe = recipe.replace(backbone=folder.recipe().backbone)
@@ -94,7 +101,7 @@ def train(
             folder.check_same_recipe(recipe)
             if folder.finished:
                 reporter.say(f"The run in {output} is finished already.")
-                return Run(folder)
+                return Run(folder, trust=trust)
         recipe, tuner, splits = prepare(recipe, reporter, backbone=backbone, cache=cache)
         phases = tuner.phases(strategy)
         started = {
@@ -117,7 +124,8 @@ def train(
         for sentence in announcement(tuner, splits):
             reporter.say(sentence)
         watch.lap("reading photos and backbone")
-        return _execute(tuner, splits, strategy=strategy, recipe=recipe, folder=folder, watch=watch)
+        _execute(tuner, splits, strategy=strategy, recipe=recipe, folder=folder, watch=watch)
+    return Run(folder, trust=trust)
 
 
 def _keep(
@@ -147,7 +155,7 @@ def _execute(
     recipe: Recipe,
     folder: RunFolder,
     watch: "_Stopwatch",
-) -> Run:
+) -> None:
     started = folder.phases()
     outcome = tuner.fit(
         splits,
@@ -176,7 +184,6 @@ def _execute(
     report = report_data(tuner, splits, recipe, started["plan"], metrics, mistakes)
     write_report(folder.report_path, report)
     folder.write_manifest()
-    return Run(folder)
 
 
 class _Stopwatch:

@@ -11,6 +11,7 @@ from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.security.saved_model import is_trusting
 from tfinetune.training import FeatureCache
 from tfinetune.training.depth import choose_depth
 
@@ -38,7 +39,8 @@ def prepare(
         The recipe with its backbone named, the tuner, and the data.
 
     Raises:
-        RecipeError: if the recipe was made with another decoder.
+        RecipeError: if the recipe was made with another decoder, or with trust that the caller did
+            not give.
     """
     get_policy(recipe.augmentation)  # a wrong name is refused before anything slow
     if recipe.decoder_version != DECODER_VERSION:
@@ -46,6 +48,12 @@ def prepare(
             f"The recipe was made with decoder {recipe.decoder_version}, and this tfinetune has "
             f"decoder {DECODER_VERSION}: pixels would differ. Use the tfinetune that made it, or "
             "start a new run without --recipe."
+        )
+    if recipe.trust and not is_trusting():
+        raise RecipeError(
+            f"The recipe was made with trust: its backbone {recipe.backbone} may read, write and "
+            "execute what it likes. A file cannot decide that. If you know who made the model, add "
+            "trust=True (--trust); else remove the line `trust: true`."
         )
     if backbone is None and not recipe.backbone:
         recipe, backbone = load_default(recipe, reporter)
