@@ -4,7 +4,7 @@ Both learn from the same splits, 30% of the photos for testing, one split for ea
 one has the same architecture, image size and pixel range; its BatchNorm statistics are those of a
 fresh layer. Each is used up to the depth that does best in cross-validation on its training photos.
 
-    python -m benchmarks transfer --data photos/ --backbone a.h5 --backbone b.keras
+    python -m benchmarks transfer --data photos/ --backbone a.h5 --backbone SqueezeNet=weights.h5
 """
 
 import argparse
@@ -22,7 +22,12 @@ TARGET = 0.05
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m benchmarks transfer`."""
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder per class")
-    parser.add_argument("--backbone", action="append", required=True, help="may be repeated")
+    parser.add_argument(
+        "--backbone",
+        action="append",
+        required=True,
+        help="file, SavedModel folder, or ARCHITECTURE=WEIGHTS; may be repeated",
+    )
     parser.add_argument("--image-size", type=int, help="rebuild backbones that can be, at this")
     parser.add_argument("--seeds", type=int, default=3, help="splits to measure")
 
@@ -35,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     for source in arguments.backbone:
         trials = []
         for seed in range(arguments.seeds):
-            size, pretrained = _accuracy(arguments, source, seed, weights="imagenet")
-            _, random = _accuracy(arguments, source, seed, weights="none")
+            size, pretrained = _accuracy(arguments, source, seed)
+            _, random = _accuracy(arguments, source, seed, scratch=True)
             trials.append((pretrained, random))
             print(f"{source} seed {seed}: {pretrained:.3f}, random {random:.3f}", flush=True)
         pretrained, random = np.mean(trials, axis=0)
@@ -54,12 +59,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _accuracy(
-    arguments: argparse.Namespace, source: str, seed: int, *, weights: str
+    arguments: argparse.Namespace, source: str, seed: int, *, scratch: bool = False
 ) -> tuple[tuple[int, int], float]:
     import tfinetune as ft
     from tfinetune.training import FeatureCache
 
-    backbone = ft.load_backbone(source, weights=weights, image_size=arguments.image_size, seed=seed)
+    name, _, weights = source.partition("=")
+    backbone = ft.load_backbone(
+        name, weights=weights or "imagenet", image_size=arguments.image_size, seed=seed
+    )
+    if scratch:
+        backbone = backbone.reinitialized(seed)
     splits = _splits(arguments.data, backbone.image_size, seed)
     backbone = ft.choose_depth(backbone, splits.train, seed=seed)
     tuner = ft.FineTuner(backbone, splits.spec, seed=seed, cache=FeatureCache())

@@ -115,45 +115,6 @@ def test_describe_tells_what_it_is(tmp_path):
     json.dumps(facts)
 
 
-REAL = {
-    # folder: (arguments, input, features) per example
-    "basic_pitch/saved_model": ({"features": "note"}, (43844, 1), (172, 88)),
-    "tf_serving/saved_model_half_plus_two_cpu": ({}, (1,), (1,)),
-    "tf_serving/saved_model_half_plus_two_tf2_cpu": ({"endpoint": "classify_x_to_y"}, (), (1,)),
-    "tfx/estimator_serving": ({"endpoint": "predict", "features": "logits"}, (), (1,)),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REAL)
-def test_real_saved_models_open(shared, name):
-    arguments, inputs, features = REAL[name]
-    backbone = load_backbone(shared / "models" / name, **arguments)
-    assert backbone.model.input_shape[1:] == inputs
-    assert backbone.model.output_shape[1:] == features
-    assert backbone.model.trainable_variables
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("basic_pitch/saved_model", r"outputs: contour: .*note: .*onset: .*features="),
-        ("tf_serving/saved_model_counter", "as a counter does"),
-        (
-            "tf_serving/saved_model_half_plus_two_tf2_cpu",
-            r"takes x: float32 \[1\], which is no bat",
-        ),
-        ("tfx/transform_graph", "outputs: .*fare_xf: .*features="),
-        ("mediapipe_hub/hub_module_v1_mini", "takes default: float32 of any shape, which is no"),
-        ("mediapipe_hub/saved_model_v2_mini", "takes x: float32 of any shape, which is no batch"),
-    ],
-)
-def test_what_cannot_be_a_backbone_says_why(shared, name, reason):
-    with pytest.raises(BackboneError, match=reason) as caught:
-        load_backbone(shared / "models" / name)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("save", [save_blocks, save_tensorflow_1])
 def test_mutated_graphs_raise_our_errors_only(tmp_path, save):
     save(tmp_path)

@@ -148,6 +148,7 @@ def _open_application(name: str, weights: Weights, size: tuple[int, int] | None)
 def _open_architecture(
     source: str | Path, weights: Weights, custom_objects: Mapping[str, Any] | None
 ) -> Opened:
+    _, version = read_architecture(source)
     if str(weights.given).lower() == "imagenet":
         raise BackboneError(
             f"{source} holds an architecture without weights. Pass the file that its weights were "
@@ -160,7 +161,7 @@ def _open_architecture(
         model,
         str(source),
         "architecture",
-        f"Keras {read_architecture(source)[1]}",
+        f"Keras {version}",
         sha256=sha256_file(Path(weights.path or source)),
         notes=(f"{match.describe()}, from {weights.path}",) if match else (),
     )
