@@ -111,3 +111,20 @@ def test_what_takes_no_image_has_no_image_size(shape):
     backbone = load_backbone(keras.Model(inputs, layers.Dense(2)(inputs)))
     with pytest.raises(BackboneError, match="takes no image: its input is"):
         _ = backbone.image_size
+
+
+def test_a_stateful_model_is_refused_with_a_way_out_that_works(tmp_path):
+    def build(*, stateful=False):
+        sequence = keras.Input(batch_shape=(4 if stateful else None, 5, 3))
+        x = layers.LSTM(6, stateful=stateful, name="memory")(sequence)
+        return keras.Model(sequence, layers.Dense(2, activation="softmax", name="top")(x))
+
+    model = build(stateful=True)
+    model.save(tmp_path / "stateful.keras")
+    with pytest.raises(BackboneError, match=r"stateful=True in memory\).*stateful=False"):
+        load_backbone(tmp_path / "stateful.keras")
+    model.save_weights(tmp_path / "stateful.weights.h5")
+    backbone = load_backbone(build, weights=tmp_path / "stateful.weights.h5")
+    rows = np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
+    features = keras.Model(model.input, model.get_layer("memory").output)
+    np.testing.assert_allclose(backbone.model(rows), features(rows), rtol=1e-6, atol=1e-7)

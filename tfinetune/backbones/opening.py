@@ -203,3 +203,13 @@ def check_graph(opened: Opened) -> None:
             f"{source} is a model that was never built. Call it once on an example, or give it an "
             "Input layer."
         )
+    if stateful := _stateful_layers(model):
+        raise BackboneError(
+            f"{source} keeps its state from batch to batch (stateful=True in {', '.join(stateful)})"
+            ": what it says of an example depends on those before. Pass a function that builds the "
+            "same model with stateful=False, and weights= with what model.save_weights() wrote."
+        )
+
+
+def _stateful_layers(model: keras.Model) -> list[str]:
+    return [layer.name for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
