@@ -82,6 +82,9 @@ def _answer_of_fork(request: dict[str, Any]) -> tuple[int, bytes]:
 
 def _answer_and_exit(request: dict[str, Any], writer: int) -> None:
     try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1):  # The parent's are no business of a file's.
+            os.dup2(nothing, stream)
         answer = _limited_answer(**request)
         with open(writer, "wb") as pipe:
             pipe.write(answer)
