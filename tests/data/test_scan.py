@@ -13,7 +13,7 @@ from tfinetune.data.pixels import MemoryStore
 
 
 def _scan(paths, **options):
-    store = MemoryStore(len(paths), (8, 8))
+    store = MemoryStore((8, 8))
     return scan.scan_files(paths, image_size=(8, 8), aspect="crop", store=store, **options)
 
 
