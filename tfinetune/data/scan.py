@@ -147,14 +147,15 @@ def scan_files(
                     digests.append(checksums[index].result())
                 except OSError as error:
                     failures[index] = _read_failure(error)
-                else:
-                    hashed.append(place)
+                    continue
+                hashed.append(place)
+                if progress:
+                    done = len(usable) + len(hashed)
+                    progress(done + len(paths) - len(readable), len(paths))
             usable += indices[hashed].tolist()
             thumbnails.append(small.numpy()[hashed])
             if store is not None:
                 store.append(images if len(hashed) == len(indices) else tf.gather(images, hashed))
-            if progress:
-                progress(len(usable) + len(paths) - len(readable), len(paths))
     finally:
         # After Ctrl-C nobody waits for the digests of all the other files.
         pool.shutdown(cancel_futures=True)
