@@ -129,8 +129,8 @@ def decode_full(contents: tf.Tensor, *, image_size: tuple[int, int]) -> Scaled:
 def decode_plain_jpeg(contents: tf.Tensor, *, image_size: tuple[int, int]) -> Scaled:
     """Decode a JPEG that is known to have no EXIF data, as `decode_full` does.
 
-    Most photos of most folders need no more. To make this graph ready, which TensorFlow does again
-    for every data set, takes a seventh of the time.
+    Most photos of most folders need no more. This graph is traced in a tenth of the time, and made
+    ready, which TensorFlow does again for every data set, in a sixth.
 
     Raises:
         tf.errors.InvalidArgumentError: when run, if it is another kind of file, or damaged.
