@@ -86,7 +86,7 @@ class Photos:
             return tuple(part[:count] for part in (images, indices, *rest))
 
         # Photo by photo, which keeps all processors busy. An epoch may end with a smaller batch.
-        # (`unbatch` dies of a process on parts without columns.)
+        # (`unbatch` kills the process where a part has no columns.)
         photos = batches.flat_map(fill).map(read, num_parallel_calls=tf.data.AUTOTUNE)
         return photos.batch(batch_size).map(trim)
 

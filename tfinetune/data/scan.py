@@ -31,13 +31,11 @@ from tfinetune.data.headers import (
 from tfinetune.data.pixels import Pixels, PixelStore
 from tfinetune.storage import sha256_file
 
-THUMBNAIL_SIDE = 32
 _BATCH = 32
 MAX_FILE_BYTES = 256 * 2**20
 _SIGNATURE_BYTES = 64
 _USUAL_SIGNATURES = (JPEG_SIGNATURE, b"\x89PNG\r\n\x1a\n")
-
-_THUMBNAIL = (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
+_THUMBNAIL = (32, 32, 3)
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
@@ -139,10 +137,10 @@ def scan_files(
         readable = set(range(len(paths))).difference(failures)
         checksums = {index: pool.submit(sha256_file, paths[index]) for index in sorted(readable)}
         reader = partial(_scanner, image_size, aspect, store is not None)
-        usable, digests, thumbnails = [], [], [np.empty(_THUMBNAIL, np.uint8)[None][:0]]
+        usable, digests, thumbnails = [], [], [np.empty((0, *_THUMBNAIL), np.uint8)]
         for indices, images, small in _stream(paths, glances, reader):
             hashed = []
-            for place, index in enumerate(indices):
+            for place, index in enumerate(indices.tolist()):
                 try:
                     digests.append(checksums[index].result())
                 except OSError as error:
