@@ -78,7 +78,7 @@ class Recipe(BaseModel):
     precision: PrecisionName = "float32"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    decoder_version: int = 2
+    decoder_version: int = 3
 
     def __init__(self, **fields: Any) -> None:
         try:

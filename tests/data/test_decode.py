@@ -277,6 +277,20 @@ def test_large_jpegs_decoded_at_reduced_scale_match_full_decoding():
     assert _decibels(image, reference) > 40
 
 
+@pytest.mark.parametrize("aspect", ["stretch", "pad"])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (333, 501), (1021, 1033)])
+def test_a_jpeg_that_ends_within_a_reduced_row_is_not_moved(height, width, aspect):
+    """Were rows moved by up to half of one, this would be 37 dB or less."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack([np.sin(x / k) * np.cos(y / k) for k in (6, 7, 8)], axis=-1)
+    photo = Image.fromarray((127 + 100 * waves).astype(np.uint8))
+    contents = _save(photo, "JPEG", quality=98, subsampling=0)
+    image_size = (150, 160)
+    image = decode_image(contents, image_size=image_size, aspect=aspect).numpy()
+    whole = decode_image(_save(photo, "PNG"), image_size=image_size, aspect=aspect).numpy()
+    assert _decibels(image, whole) > 44
+
+
 def _decibels(image, reference) -> float:
     error = np.mean((np.asarray(image, float) - np.asarray(reference, float)) ** 2)
     return 10 * np.log10(255**2 / error)

@@ -5,15 +5,17 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tfinetune.data import scan
-from tfinetune.data.headers import NOT_AN_IMAGE, REASONS
+from tfinetune.data import decode_image, scan
+from tfinetune.data.headers import DAMAGED, NOT_AN_IMAGE, REASONS
 from tfinetune.data.pixels import MemoryStore
 
 
 def _scan(paths, **options):
-    store = MemoryStore(len(paths), (8, 8))
+    store = MemoryStore((8, 8))
     return scan.scan_files(paths, image_size=(8, 8), aspect="crop", store=store, **options)
 
 
@@ -37,6 +39,36 @@ def test_a_file_that_cannot_be_hashed_is_set_aside(photos, monkeypatch):
     assert read.sha256 == tuple(whole.sha256[i] for i in rest)
     assert (read.pixels.numpy() == whole.pixels.numpy()[rest]).all()
     assert (read.thumbnails == whole.thumbnails[rest]).all()
+
+
+def test_plain_jpegs_and_all_others_keep_their_order_and_pixels(tmp_path):
+    """JPEGs without EXIF data are read first, by a graph of their own."""
+    random = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    paths = []
+    for index, kind in enumerate(["png", "plain", "turned", "plain", "damaged", "png", "plain"]):
+        paths.append(tmp_path / f"{index}.{'png' if kind == 'png' else 'jpg'}")
+        photo = Image.fromarray(random.integers(0, 256, (30, 40, 3)).astype(np.uint8))
+        photo.save(paths[-1], **({"exif": turned} if kind == "turned" else {}))
+        if kind == "damaged":
+            paths[-1].write_bytes(paths[-1].read_bytes()[:300])
+    read = _scan(paths)
+    usable = [0, 1, 2, 3, 5, 6]
+    expected = [
+        decode_image(paths[index].read_bytes(), image_size=(8, 8), aspect="crop").numpy()
+        for index in usable
+    ]
+    assert read.usable.tolist() == usable
+    assert read.failures == {4: REASONS[DAMAGED]}
+    assert read.plain.tolist() == [False, True, False, True, False, True]
+    assert read.sha256 == tuple(scan.sha256_file(paths[index]) for index in usable)
+    np.testing.assert_array_equal(read.pixels.numpy()[read.rows], expected)
+    alone = [_scan([paths[index]]).thumbnails[0] for index in usable]
+    np.testing.assert_array_equal(read.thumbnails, alone)
+    images, failures = scan.decode_files(paths, image_size=(8, 8), aspect="crop")
+    np.testing.assert_array_equal(images[usable], expected)
+    assert failures == read.failures
 
 
 def test_a_bad_file_that_can_no_longer_be_explained_is_set_aside(photos, monkeypatch):

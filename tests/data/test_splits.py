@@ -90,7 +90,7 @@ def test_a_full_disk_is_noticed_and_survived(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     store = DiskStore(tmp_path, (4, 4))
-    photo = np.zeros((4, 4, 3), np.uint8)
+    photo = tf.zeros([1, 4, 4, 3], tf.uint8)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         for _ in range(4):

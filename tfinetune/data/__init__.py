@@ -13,15 +13,14 @@ from tfinetune.data.augmentation import (
     mix_batch,
 )
 from tfinetune.data.decode import (
-    ASPECTS,
     DECODER_VERSION,
     MAX_PIXELS,
     REASONS,
-    Aspect,
     decode_image,
     inspect_header,
     try_decode_image,
 )
+from tfinetune.data.fit import ASPECTS, Aspect
 from tfinetune.data.folders import find_candidates, find_files, printable
 from tfinetune.data.scan import decode_files, is_foreign
 from tfinetune.data.sources import from_image_folder

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfinetune.data.decode import DECODER_VERSION, Aspect
+from tfinetune.data.decode import DECODER_VERSION
 from tfinetune.data.examples import Arrays, Photos
+from tfinetune.data.fit import Aspect
 from tfinetune.data.quality import Duplicates
 from tfinetune.data.splits import (
     DataSpec,

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.data.decode import Aspect
+from tfinetune.data.fit import Aspect
 from tfinetune.data.pixels import Pixels, take
 from tfinetune.data.scan import decode_files, file_decoder
 from tfinetune.errors import DataError
+
+_NO_PHOTO = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Photos:
         pixels: uint8 [m, H, W, 3] shared between splits, in memory or in a mapped file, or None
             where they did not fit.
         rows: the rows of `pixels` that are these examples.
+        plain: whether all files are JPEGs without EXIF data.
     """
 
     image_size: tuple[int, int]
@@ -32,6 +35,7 @@ class Photos:
     paths: tuple[Path, ...]
     pixels: Pixels | None
     rows: np.ndarray
+    plain: bool = False
 
     def images(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Return photos, uint8 [n, height, width, 3], without augmentation.
@@ -60,19 +64,31 @@ class Photos:
         if self.pixels is not None:
             return _gather(self.pixels, self.rows, batches)
         names = tf.constant([os.fsencode(path) for path in self.paths])
-        decode = file_decoder(self.image_size, self.aspect)
+        decode = file_decoder(self.image_size, self.aspect, self.plain)
+        blank = tf.zeros([*self.image_size, 3], tf.uint8)
 
         @tf.autograph.experimental.do_not_convert
-        def read_batch(*batch):
-            files = tf.data.Dataset.from_tensor_slices(tf.gather(names, batch[0]))
-            images = files.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
-            rest = (tf.data.Dataset.from_tensors(part) for part in batch)
-            return tf.data.Dataset.zip(images, *rest)
+        def fill(*batch):
+            places, count = tf.range(batch_size), tf.shape(batch[0])[0]
+            rows = tf.minimum(places, count - 1)
+            indices, *rest = (tf.gather(part, rows) for part in batch)
+            filled = tf.where(places < count, indices, _NO_PHOTO), *rest
+            return tf.data.Dataset.from_tensor_slices(filled)
 
-        # Each yields one batch, in order; the next one starts before the last photo of one is done.
-        return batches.interleave(
-            read_batch, cycle_length=2, num_parallel_calls=2, deterministic=True
-        )
+        @tf.autograph.experimental.do_not_convert
+        def read(index, *rest):
+            image = tf.cond(index == _NO_PHOTO, lambda: blank, lambda: decode(names[index]))
+            return image, index, *rest
+
+        @tf.autograph.experimental.do_not_convert
+        def trim(images, indices, *rest):
+            count = tf.math.count_nonzero(indices != _NO_PHOTO)
+            return tuple(part[:count] for part in (images, indices, *rest))
+
+        # Photo by photo, which keeps all processors busy. An epoch may end with a smaller batch.
+        # (`unbatch` kills the process where a part has no columns.)
+        photos = batches.flat_map(fill).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return photos.batch(batch_size).map(trim)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ Pixels = tf.Tensor | np.memmap
 
 
 class PixelStore(Protocol):
-    """Takes photos one by one and gives all of them back."""
+    """Takes photos in batches and gives all of them back."""
 
-    def append(self, image: np.ndarray) -> None:
-        """Add uint8 [height, width, 3]."""
+    def append(self, images: tf.Tensor) -> None:
+        """Add uint8 [b, height, width, 3]."""
 
     def finish(self) -> Pixels | None:
         """Return all photos, or None where they could not be kept."""
@@ -25,24 +25,20 @@ class MemoryStore:
     """Keep photos in memory.
 
     Args:
-        count: how many there may be.
         image_size: height and width.
     """
 
-    def __init__(self, count: int, image_size: tuple[int, int]) -> None:
-        # The system hands out these pages as they are written to: bad files cost nothing.
-        self._pixels = np.empty((count, *image_size, 3), np.uint8)
-        self._count = 0
+    def __init__(self, image_size: tuple[int, int]) -> None:
+        self._batches = [tf.zeros([0, *image_size, 3], tf.uint8)]
 
-    def append(self, image: np.ndarray) -> None:
-        """Add a photo."""
-        self._pixels[self._count] = image
-        self._count += 1
+    def append(self, images: tf.Tensor) -> None:
+        """Add photos."""
+        self._batches.append(images)
 
     def finish(self) -> tf.Tensor:
         """Return all photos."""
         with tf.device("CPU:0"):
-            return tf.convert_to_tensor(self._pixels[: self._count])
+            return tf.concat(self._batches, axis=0)
 
 
 class DiskStore:
@@ -65,12 +61,12 @@ class DiskStore:
         except OSError as error:
             self.failure = error.strerror
 
-    def append(self, image: np.ndarray) -> None:
-        """Add a photo; after a failure, forget it."""
+    def append(self, images: tf.Tensor) -> None:
+        """Add photos; after a failure, forget them."""
         if self.failure is not None:
             return
         # Written, not mapped: on a full disk that is an error, and through a map a dead process.
-        rest = memoryview(image.tobytes())
+        rest = memoryview(images.numpy().tobytes())
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]

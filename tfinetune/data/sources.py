@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfinetune.data.decode import ASPECTS, Aspect
 from tfinetune.data.division import check_fractions, divide
 from tfinetune.data.examples import Photos
+from tfinetune.data.fit import ASPECTS, Aspect
 from tfinetune.data.folders import Candidate, find_candidates, find_classes
 from tfinetune.data.partition import partition
 from tfinetune.data.pixels import DiskStore, MemoryStore, PixelStore
@@ -82,7 +82,7 @@ def from_image_folder(
         )
     # Twice: as they are read, and as the tensor that they become.
     fits = 2 * len(candidates) * math.prod(image_size) * 3 <= memory_limit
-    store = MemoryStore(len(candidates), image_size) if fits else None
+    store = MemoryStore(image_size) if fits else None
     if scratch is not None and not fits:
         store = DiskStore(scratch, image_size)
     scan = scan_files(
@@ -105,7 +105,8 @@ def from_image_folder(
             aspect=aspect,
             paths=tuple(photos[row].path for row in rows),
             pixels=scan.pixels,
-            rows=rows,
+            rows=scan.rows[rows],
+            plain=bool(scan.plain[rows].all()),
         )
 
     splits = divide(

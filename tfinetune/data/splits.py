@@ -17,8 +17,8 @@ from tfinetune.data.augmentation import (
     get_policy,
     mix_batch,
 )
-from tfinetune.data.decode import Aspect
 from tfinetune.data.examples import Arrays, Photos
+from tfinetune.data.fit import Aspect
 from tfinetune.errors import DataError
 
 
