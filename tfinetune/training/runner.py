@@ -27,6 +27,7 @@ from tfinetune.training.logistic import fit_logistic_head
 from tfinetune.training.objectives import CROSS_ENTROPY, cross_entropy, metrics
 from tfinetune.training.phase import Phase, check_head
 from tfinetune.training.precision import computing_in
+from tfinetune.training.resident import ResidentEpochs, is_resident
 
 
 @dataclass(frozen=True)
@@ -125,53 +126,70 @@ class Runner:
         self, phase: Phase, state: TrainingState, work: FrozenWork, *, first_epoch: int
     ) -> Candidate:
         stage = self._stage(phase, state, work)
-        steps = stage.train.steps(self.batch_size)
         model = stage.model
-        mixes = get_policy(stage.augment).mixes
+        steps = stage.train.steps(self.batch_size) * phase.epochs
         plan = compile_for(
             phase,
             self.assembly,
             model=model,
-            steps=steps * phase.epochs,
+            steps=steps,
             precision=self.precision,
-            soft_labels=mixes,
+            soft_labels=get_policy(stage.augment).mixes,
         )
         if state.optimizer:
             for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
                 variable.assign(value)
         if state.epoch < phase.epochs:  # else it was killed between its end and the next phase
-            batches = stage.train.dataset(
-                self.batch_size,
-                epoch=first_epoch + state.epoch,
-                epochs=phase.epochs - state.epoch,
-                shuffle=True,
-                augment=stage.augment,
-                views=stage.views,
-                seed=self.seed,
-            )
-            held_out = stage.validation and stage.validation.dataset(self.batch_size, epoch=0)
-            class_weights = self.class_weights
-            if mixes:
-                batches, class_weights = weigh_soft_labels(batches, class_weights), None
-                classes = stage.train.num_classes
-                held_out = held_out and held_out.map(
-                    lambda images, labels: (images, ops.one_hot(labels, classes))
-                )
             with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
-                model.fit(
-                    batches,
-                    initial_epoch=state.epoch,
-                    epochs=phase.epochs,
-                    steps_per_epoch=steps,
-                    validation_data=held_out,
-                    class_weight=class_weights,
-                    shuffle=False,  # the data set has its own order
-                    callbacks=[_Recorder(self, phase, state, steps=steps, advance=advance)],
-                    verbose=0,
-                )
+                recorder = _Recorder(self, phase, state, model=model, steps=steps, advance=advance)
+                self._fit(stage, phase, recorder, done=state.epoch, first_epoch=first_epoch)
         best = state.best or self._last_epoch(phase, state)
         self.assembly.set_weights(best.weights)
         return best
+
+    def _fit(
+        self, stage: Stage, phase: Phase, recorder: "_Recorder", *, done: int, first_epoch: int
+    ) -> None:
+        """Train the epochs of a phase behind the `done` ones; `first_epoch` is its first."""
+        train, validation, class_weights = stage.train, stage.validation, self.class_weights
+        if is_resident(train):
+            epochs = ResidentEpochs(
+                stage.model,
+                train,
+                validation,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                class_weights=class_weights,
+            )
+            epochs.fit(range(done, phase.epochs), first_epoch=first_epoch, callback=recorder)
+            return
+        batches = train.dataset(
+            self.batch_size,
+            epoch=first_epoch + done,
+            epochs=phase.epochs - done,
+            shuffle=True,
+            augment=stage.augment,
+            views=stage.views,
+            seed=self.seed,
+        )
+        held_out = validation and validation.dataset(self.batch_size, epoch=0)
+        if get_policy(stage.augment).mixes:
+            batches, class_weights = weigh_soft_labels(batches, class_weights), None
+            classes = train.num_classes
+            held_out = held_out and held_out.map(
+                lambda images, labels: (images, ops.one_hot(labels, classes))
+            )
+        stage.model.fit(
+            batches,
+            initial_epoch=done,
+            epochs=phase.epochs,
+            steps_per_epoch=train.steps(self.batch_size),
+            validation_data=held_out,
+            class_weight=class_weights,
+            shuffle=False,  # the data set has its own order
+            callbacks=[recorder],
+            verbose=0,
+        )
 
     def _stage(self, phase: Phase, state: TrainingState, work: FrozenWork) -> Stage:
         index = work.phases.index(phase)
@@ -275,17 +293,27 @@ class _Recorder(keras.callbacks.Callback):
     """Writes the state after every epoch and keeps the best one."""
 
     def __init__(
-        self, runner: Runner, phase: Phase, state: TrainingState, *, steps: int, advance: Advance
+        self,
+        runner: Runner,
+        phase: Phase,
+        state: TrainingState,
+        *,
+        model: keras.Model,
+        steps: int,
+        advance: Advance,
     ) -> None:
         super().__init__()
         self._runner, self._phase, self._state = runner, phase, state
         self._steps, self._advance = steps, advance
-        self._batches = state.epoch * steps
         self._started = time.monotonic()
+        self._weights = runner.assembly.get_weights()
+        fitted = {id(variable) for variable in model.variables}
+        variables = runner.assembly.logits_model.variables
+        self._fitted = {i: v for i, v in enumerate(variables) if id(v) in fitted}
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._batches += 1
-        self._advance(self._batches, self._steps * self._phase.epochs)
+        before = self._state.epoch * self._steps // self._phase.epochs
+        self._advance(before + batch + 1, self._steps)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
@@ -308,7 +336,11 @@ class _Recorder(keras.callbacks.Callback):
             }
         )
         state.add_seconds(phase.name, seconds)
-        state.weights = runner.assembly.get_weights()
+        # What lies before the fitted part stays as it was, and is not copied again.
+        self._weights = list(self._weights)
+        for index, variable in self._fitted.items():
+            self._weights[index] = np.copy(ops.convert_to_numpy(variable))
+        state.weights = self._weights
         finite = np.isfinite(logs["loss"])
         if "val_loss" in logs and finite:
             candidate = Candidate(
