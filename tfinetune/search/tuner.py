@@ -1,5 +1,6 @@
 """Run trials: each a recipe, trained in this process on what all trials share."""
 
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -135,6 +136,16 @@ class RecipeTuner(kt.Tuner):
         # clear_session resets the policy between trials.
         self._policy = keras.config.dtype_policy()
 
+    def search(self, *arguments: Any, **keywords: Any) -> None:
+        """Run trials until the oracle has no more."""
+        # A collection after each trial looks through everything else that Python holds, a quarter
+        # of a second with TensorFlow and as long as a small trial, unless it is left out.
+        gc.freeze()
+        try:
+            super().search(*arguments, **keywords)
+        finally:
+            gc.unfreeze()
+
     def save(self) -> None:
         """Write the state of the oracle, where it is in this process."""
         if isinstance(self.oracle, Durable):
@@ -206,6 +217,7 @@ class RecipeTuner(kt.Tuner):
                 class_weighting=recipe.class_weights,
                 checkpoint=checkpoint,
                 on_epoch=watch,
+                calibrate=False,  # nothing looks at a trial's probabilities
             )
         except TrialEnded as ended:
             status = ended.status

@@ -109,7 +109,9 @@ class ResidentEpochs:
         dtypes, batch_size = split.examples.dtypes, self._batch_size
 
         @tf.function(reduce_retracing=True, autograph=False)
-        def run(features: Sequence[tf.Tensor], targets: Sequence[tf.Tensor], rows: tf.Tensor) -> None:
+        def run(
+            features: Sequence[tf.Tensor], targets: Sequence[tf.Tensor], rows: tf.Tensor
+        ) -> None:
             def one_step(start: tf.Tensor) -> tuple[tf.Tensor]:
                 batch = rows[start : start + batch_size]
                 inputs = [

@@ -78,6 +78,8 @@ class Runner:
         state = (self.checkpoint.load() if self.checkpoint else None) or TrainingState()
         if state.weights:
             self.assembly.set_weights(state.weights)
+        else:
+            state.weights = self.assembly.get_weights()
         work = FrozenWork(
             self.assembly,
             self.splits,
@@ -98,7 +100,8 @@ class Runner:
             state.phase, state.epoch, state.best, state.optimizer = index + 1, 0, None, []
             self._save(state)
         shipped = choose(state.candidates)
-        self.assembly.set_weights(shipped.weights)
+        if shipped is not state.candidates[-1]:  # whose weights the model has
+            self.assembly.set_weights(shipped.weights)
         return Outcome(shipped, state.candidates, state.history, state.seconds)
 
     def _solve_logistic(self, phase: Phase, state: TrainingState) -> Candidate:
@@ -306,7 +309,6 @@ class _Recorder(keras.callbacks.Callback):
         self._runner, self._phase, self._state = runner, phase, state
         self._steps, self._advance = steps, advance
         self._started = time.monotonic()
-        self._weights = runner.assembly.get_weights()
         fitted = {id(variable) for variable in model.variables}
         variables = runner.assembly.logits_model.variables
         self._fitted = {i: v for i, v in enumerate(variables) if id(v) in fitted}
@@ -337,10 +339,9 @@ class _Recorder(keras.callbacks.Callback):
         )
         state.add_seconds(phase.name, seconds)
         # What lies before the fitted part stays as it was, and is not copied again.
-        self._weights = list(self._weights)
+        state.weights = list(state.weights)
         for index, variable in self._fitted.items():
-            self._weights[index] = np.copy(ops.convert_to_numpy(variable))
-        state.weights = self._weights
+            state.weights[index] = np.copy(ops.convert_to_numpy(variable))
         finite = np.isfinite(logs["loss"])
         if "val_loss" in logs and finite:
             candidate = Candidate(
