@@ -18,15 +18,16 @@ from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Split, Splits, get_policy
 from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
-from tfinetune.reporting import Advance, Reporter
+from tfinetune.reporting import Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
 from tfinetune.training.class_weights import weigh_soft_labels
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
-from tfinetune.training.objectives import CROSS_ENTROPY, cross_entropy, metrics
+from tfinetune.training.objectives import cross_entropy, metrics
 from tfinetune.training.phase import Phase, check_head
 from tfinetune.training.precision import computing_in
+from tfinetune.training.recorder import Recorder
 from tfinetune.training.resident import ResidentEpochs, is_resident
 
 
@@ -144,14 +145,23 @@ class Runner:
                 variable.assign(value)
         if state.epoch < phase.epochs:  # else it was killed between its end and the next phase
             with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
-                recorder = _Recorder(self, phase, state, model=model, steps=steps, advance=advance)
+                recorder = Recorder(
+                    phase,
+                    state,
+                    variables=self.assembly.logits_model.variables,
+                    fitted=model.variables,
+                    steps=steps,
+                    advance=advance,
+                    save=self._save,
+                    say=self.reporter.say,
+                )
                 self._fit(stage, phase, recorder, done=state.epoch, first_epoch=first_epoch)
         best = state.best or self._last_epoch(phase, state)
         self.assembly.set_weights(best.weights)
         return best
 
     def _fit(
-        self, stage: Stage, phase: Phase, recorder: "_Recorder", *, done: int, first_epoch: int
+        self, stage: Stage, phase: Phase, recorder: Recorder, *, done: int, first_epoch: int
     ) -> None:
         """Train the epochs of a phase behind the `done` ones; `first_epoch` is its first."""
         train, validation, class_weights = stage.train, stage.validation, self.class_weights
@@ -290,70 +300,6 @@ def build_optimizer(
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Writes the state after every epoch and keeps the best one."""
-
-    def __init__(
-        self,
-        runner: Runner,
-        phase: Phase,
-        state: TrainingState,
-        *,
-        model: keras.Model,
-        steps: int,
-        advance: Advance,
-    ) -> None:
-        super().__init__()
-        self._runner, self._phase, self._state = runner, phase, state
-        self._steps, self._advance = steps, advance
-        self._started = time.monotonic()
-        fitted = {id(variable) for variable in model.variables}
-        variables = runner.assembly.logits_model.variables
-        self._fitted = {i: v for i, v in enumerate(variables) if id(v) in fitted}
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        before = self._state.epoch * self._steps // self._phase.epochs
-        self._advance(before + batch + 1, self._steps)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        if f"val_{CROSS_ENTROPY}" in logs:
-            logs["val_loss"] = logs[f"val_{CROSS_ENTROPY}"]
-        seconds, self._started = time.monotonic() - self._started, time.monotonic()
-        state, phase, runner = self._state, self._phase, self._runner
-        state.epoch = epoch + 1
-        state.history.append(
-            {
-                "phase": phase.name,
-                "epoch": epoch + 1,
-                **{
-                    k: logs[k]
-                    for k in ("loss", "accuracy", "val_loss", "val_accuracy")
-                    if k in logs
-                },
-                "learning_rate": float(self.model.optimizer.learning_rate),
-                "seconds": round(seconds, 3),
-            }
-        )
-        state.add_seconds(phase.name, seconds)
-        # What lies before the fitted part stays as it was, and is not copied again.
-        state.weights = list(state.weights)
-        for index, variable in self._fitted.items():
-            state.weights[index] = np.copy(ops.convert_to_numpy(variable))
-        finite = np.isfinite(logs["loss"])
-        if "val_loss" in logs and finite:
-            candidate = Candidate(
-                phase.name, state.weights, logs["val_accuracy"], logs["val_loss"], epoch + 1
-            )
-            if state.best is None or candidate.score > state.best.score:
-                state.best = candidate
-        state.optimizer = [ops.convert_to_numpy(v) for v in self.model.optimizer.variables]
-        runner._save(state)
-        if not finite:
-            runner.reporter.say(f"{phase.name}: the loss is not finite after epoch {epoch + 1}.")
-            self.model.stop_training = True
 
 
 def _epochs_before(phases: Sequence[Phase], index: int) -> int:
