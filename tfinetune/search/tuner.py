@@ -12,6 +12,7 @@ import keras_tuner as kt
 import numpy as np
 
 from tfinetune.errors import TfinetuneError
+from tfinetune.evaluation.formatting import duration
 from tfinetune.finetuner import FineTuner
 from tfinetune.inference import constant_function
 from tfinetune.recipe import Recipe
@@ -181,6 +182,7 @@ class RecipeTuner(kt.Tuner):
             seconds = time.monotonic() - started
             failed = Result(name, "failed", values, seconds=seconds, reason=reason)
             self._folder.write_result(failed)
+            self._workbench.reporter.say(f"trial {name}: failed. {reason}")
             raise kt.errors.FailedTrialError(reason) from error
         finally:
             self.running = None
@@ -192,6 +194,10 @@ class RecipeTuner(kt.Tuner):
         if self._search.oracle != "hyperband":  # it may go on with any
             self._folder.drop_checkpoints()
         objective = self._search.objectives[0]
+        self._workbench.reporter.say(
+            f"trial {name}: {result.status}, {objective} {short(result.metrics[objective])} "
+            f"after {duration(result.seconds)}"
+        )
         return {objective: result.metrics[objective]}
 
     def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
