@@ -289,3 +289,12 @@ def test_each_trial_says_what_it_gave_and_what_holds_for_all_is_said_once(
         "trial 1: completed, val_accuracy "
     )
     assert reporter.said.count("The loss weighs every class the same.") == 1
+
+
+def test_trials_with_and_without_dropout_share_features(search_recipe, tmp_path):
+    cache = FeatureCache()
+    asked = search_recipe(space={"dropout": [0.0, 0.2]}, oracle="grid", trials=2)
+    folder = open_search(asked, tmp_path / "s")
+    run_trials(folder, Workbench(cache))
+    assert {result.values["dropout"] for result in folder.results()} == {0.0, 0.2}
+    assert len(cache._held) == 2  # of training and of validation photos
