@@ -3,11 +3,11 @@
 Both sides train a head (hidden units, rate, dropout) on one frozen backbone, without augmentation,
 for the same epochs on the same photos, and choose by the same held-out photos. The peer is what
 KerasTuner's documentation shows: a `build` that compiles a model, and `fit` on a `tf.data` that
-keeps decoded photos in memory and prefetches. It has our optimizer with its schedule, or its best
-of ten epochs at a constant rate, which swing more, would seem better. Both report the best epoch.
-What is left between the accuracies is chance: photos are resized another way, and heads start from
-other random numbers. Each side runs in a process of its own; time starts
-when libraries are imported and ends with the last trial.
+keeps decoded photos in memory and prefetches. It has our optimizer with its schedule: accuracies
+at a constant rate swing more, and the best of ten epochs would seem better. Both report the best
+epoch. What still differs is that photos are resized another way, and that all our heads start from
+one seed. Each side runs in a process of its own; time starts when libraries are imported and ends
+with the last trial.
 
     python -m benchmarks search --data photos/ --backbone base_model.keras
 """
