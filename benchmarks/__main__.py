@@ -15,6 +15,7 @@ BENCHMARKS = (
     "start",
     "growth",
     "search",
+    "search_worth",
     "load",
 )
 """A benchmark is a module here with `add_arguments(parser)` and `run(arguments)`."""

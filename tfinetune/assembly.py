@@ -46,8 +46,9 @@ class Assembly:
             hidden = heads.hidden_layer(head_units, activation=head_activation, seed=seed)
             features = hidden(features)
             self.head_layers = (hidden, self.logits_layer)
-        dropped = keras.layers.Dropout(dropout, seed=seed, name="dropout")(features)
-        logits = self.logits_layer(dropped)
+        if dropout:  # else it would count as frozen: features behind it, and a cut of their own
+            features = keras.layers.Dropout(dropout, seed=seed, name="dropout")(features)
+        logits = self.logits_layer(features)
         self.logits_model = keras.Model(inputs, logits, name="classifier_logits")
         self.temperature = 1.0
         self.set_temperature(1.0)

@@ -177,6 +177,7 @@ class FineTuner:
         class_weighting: str = "auto",
         checkpoint: str | Path | Checkpoint | None = None,
         on_epoch: Callable[[list[dict]], None] = lambda history: None,
+        calibrate: bool = True,
     ) -> Outcome:
         """Run a strategy, keep the best candidate, and calibrate it on the validation split.
 
@@ -188,6 +189,7 @@ class FineTuner:
             class_weighting: `auto`, `always` or `never`, see `training.class_weights`.
             checkpoint: file to keep the state in after every epoch, and to continue from.
             on_epoch: told the whole history after every epoch.
+            calibrate: whether to fit the temperature, see `calibrate`.
 
         Returns:
             Candidates, history and times; `model` then holds the candidate that shipped.
@@ -243,7 +245,7 @@ class FineTuner:
         self._plan = phases[-1].plan(self.assembly)
         self._plan.apply()
         self._rates = phases[-1].rates(self.groups)
-        if splits.validation is not None:
+        if calibrate and splits.validation is not None:
             self.calibrate(splits.validation)
         return self.outcome
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 
 import tfinetune as ft
 from tfinetune.errors import SearchError
-from tfinetune.search import Result, SearchFolder, run
+from tfinetune.reporting import Reporter
+from tfinetune.search import Result, SearchFolder, Workbench, run
 from tfinetune.search.job import finish, open_search, run_trials
 from tfinetune.search.setup import read_ranking
 from tfinetune.search.soup import add_soup, mix
 from tfinetune.search.tuner import RecipeTuner
-from tfinetune.training import Checkpoint
+from tfinetune.training import Checkpoint, FeatureCache
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +271,30 @@ def test_soup_is_offered_beside_the_winner_only_if_it_predicts_no_worse(finished
     assert {c.phase for c in offered.candidates} <= {"head", "soup"}
     shipped = finished.best.metrics["validation"]["accuracy"]
     assert shipped == pytest.approx(max(c.accuracy for c in offered.candidates))
+
+
+def test_each_trial_says_what_it_gave_and_what_holds_for_all_is_said_once(
+    search_recipe, world, tmp_path
+):
+    class Listening(Reporter):
+        said: ClassVar[list[str]] = []
+
+        def say(self, sentence):
+            self.said.append(sentence)
+
+    reporter = Listening()
+    asked = search_recipe(trials=2, oracle="random", recipe={"class_weights": "always"})
+    run_trials(open_search(asked, tmp_path / "s"), Workbench(FeatureCache(), reporter=reporter))
+    assert [s for s in reporter.said if s.startswith("trial 1: ")][-1].startswith(
+        "trial 1: completed, val_accuracy "
+    )
+    assert reporter.said.count("The loss weighs every class the same.") == 1
+
+
+def test_trials_with_and_without_dropout_share_features(search_recipe, tmp_path):
+    cache = FeatureCache()
+    asked = search_recipe(space={"dropout": [0.0, 0.2]}, oracle="grid", trials=2)
+    folder = open_search(asked, tmp_path / "s")
+    run_trials(folder, Workbench(cache))
+    assert {result.values["dropout"] for result in folder.results()} == {0.0, 0.2}
+    assert len(cache._held) == 2  # of training and of validation photos

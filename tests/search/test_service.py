@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from keras_tuner.src import protos
 
 import tfinetune as ft
 from tfinetune.errors import SearchError
@@ -113,6 +114,22 @@ def test_trial_of_a_silent_worker_goes_to_the_next_that_asks(chief):
         assert listener.is_needed()
         assert chief.create_trial("three").trial_id in ("0", "1")
         assert first.trial_id == "0" and chief.create_trial("four").trial_id in ("0", "1")
+
+
+def test_trial_that_is_just_being_given_out_is_not_lost(chief, monkeypatch):
+    lost = []
+    with serve(chief, LOOPBACK) as (_, listener):
+        create = chief.create_trial
+
+        def create_slowly(name):
+            trial = create(name)
+            lost.extend(listener.take_back_lost())  # as the chief's own loop may at this moment
+            return trial
+
+        monkeypatch.setattr(chief, "create_trial", create_slowly)
+        request = protos.get_service().CreateTrialRequest(tuner_id="one")
+        assert listener.CreateTrial(request, None).trial.trial_id == "0"
+    assert not lost
 
 
 def test_trial_that_kills_its_processes_is_given_up(chief):

@@ -81,10 +81,11 @@ class Layerwise:
         # The stock method decays at the global rate, which would shrink slow layers too fast.
         if self.weight_decay is None:
             return
+        global_rate = self.learning_rate  # a schedule adds its operations whenever it is asked
         for variable in variables:
             if self._use_weight_decay(variable):
                 multiplier = self.multipliers[self._get_variable_index(variable)]
-                rate = keras.ops.cast(self.learning_rate * multiplier, variable.dtype)
+                rate = keras.ops.cast(global_rate * multiplier, variable.dtype)
                 decay = keras.ops.cast(self.weight_decay, variable.dtype)
                 variable.assign(variable - variable * decay * rate)
 

@@ -35,8 +35,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--objective",
-            help="val_accuracy (default), val_loss, seconds, parameters or latency_ms; the first "
-            "decides; repeatable.",
+            help="val_accuracy (default), val_loss, seconds, parameters or latency_ms; repeatable: "
+            "the first guides the search and decides, the table marks what none beats in all.",
         ),
     ] = None,
     space: Annotated[

@@ -158,6 +158,12 @@ class Split:
             )
         return policy
 
+    def order(self, epoch: int | tf.Tensor, *, seed: int = 0) -> tf.Tensor:
+        """Return the positions of the examples in the order of a shuffled epoch, int32 [n]."""
+        seeds = tf.stack([_streams(seed)[0], tf.cast(epoch, tf.int64)])
+        keys = tf.random.stateless_uniform([len(self)], seeds, alg="philox")
+        return tf.argsort(keys, stable=True)
+
     def dataset(
         self,
         batch_size: int = 32,
@@ -218,11 +224,9 @@ class Split:
 
         @tf.autograph.experimental.do_not_convert
         def batches_of(epoch):
-            # Two streams of one seed: the order must not tell the views.
-            order_seed, view_seed = (2 * tf.constant(seed, tf.int64) + i for i in range(2))
-            order = _order(len(self), seed=order_seed, epoch=epoch, shuffle=shuffle)
+            order = self.order(epoch, seed=seed) if shuffle else tf.range(len(self))
             number = epoch if views is None else epoch % views
-            drawn = draw_parameters(len(self), policy, seed=view_seed, epoch=number)
+            drawn = draw_parameters(len(self), policy, seed=_streams(seed)[1], epoch=number)
             examples = (order, tf.fill([len(self)], epoch), tf.gather(drawn, order))
             return tf.data.Dataset.from_tensor_slices(examples).batch(batch_size)
 
@@ -296,9 +300,7 @@ def count_labels(labels: np.ndarray, num_classes: int) -> dict[int, int]:
     return {label: counts[label] for label in range(num_classes)}
 
 
-def _order(count: int, *, seed: tf.Tensor, epoch: tf.Tensor, shuffle: bool) -> tf.Tensor:
-    if not shuffle:
-        return tf.range(count)
-    seeds = tf.stack([seed, tf.cast(epoch, tf.int64)])
-    keys = tf.random.stateless_uniform([count], seeds, alg="philox")
-    return tf.argsort(keys, stable=True)
+def _streams(seed: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return two seeds made of one: the order must not tell the views."""
+    doubled = 2 * tf.constant(seed, tf.int64)
+    return doubled, doubled + 1

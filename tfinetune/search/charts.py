@@ -28,7 +28,7 @@ def parallel_coordinates(results: Sequence[Result], objective: str) -> str:
     axes_values = {name: [result.values.get(name) for result in results] for name in names}
     axes_values[objective] = [result.metrics[objective] for result in results]
     heights = np.stack([_heights(values) for values in axes_values.values()], axis=1)
-    with drawing(max(4.6, 1.15 * len(axes_values)), 3.2) as figure:
+    with drawing(max(9.0, 1.15 * len(axes_values)), 3.2) as figure:
         axes = figure.add_subplot()
         places = np.arange(len(axes_values))
         for line in heights[:0:-1]:

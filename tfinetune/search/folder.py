@@ -32,8 +32,9 @@ class SearchRecipe(BaseModel):
         backbones: candidates; several are ranked first. None takes the recipe's.
         keep: how many of them the search goes on with.
         oracle: `bayesian`, `random`, `hyperband` or `grid`.
-        objectives: names in `OBJECTIVES`; the first decides, the others are weighed against it in
-            a table.
+        objectives: names in `OBJECTIVES`. The first alone guides the oracle and decides; of all of
+            them the report says which trials none other beats (the Pareto front). KerasTuner's way,
+            to add them up, would weigh a point of accuracy like a hundredth of a millisecond.
         trials: at most, the first counted, which is the default recipe.
         prune: whether trials without hope end early.
     """

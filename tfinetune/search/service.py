@@ -73,13 +73,14 @@ class Listener(OracleServicer):
     def take_back_lost(self) -> list[str]:
         """Line up the trials of workers that were not heard of for too long; return their ids."""
         oldest = time.monotonic() - SILENCE_SECONDS
-        running = self.oracle.ongoing_trials.copy()
-        silent = [
-            name
-            for name in list(self.oracle.tuner_ids)
-            if self._heard.get(running[name].trial_id if name in running else name, 0.0) < oldest
-        ]
+        silent = [name for name in list(self.oracle.tuner_ids) if self._last_heard(name) < oldest]
         return list(filter(None, map(self.oracle.take_back, silent)))
+
+    def _last_heard(self, name: str) -> float:
+        # A trial is running before it was heard of: while it is made its worker counts.
+        trial = self.oracle.ongoing_trials.get(name)
+        heard = self._heard.get(name, 0.0)
+        return max(heard, self._heard.get(trial.trial_id, 0.0)) if trial else heard
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Run trials: each a recipe, trained in this process on what all trials share."""
 
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import keras_tuner as kt
 import numpy as np
 
 from tfinetune.errors import TfinetuneError
+from tfinetune.evaluation.formatting import duration
 from tfinetune.finetuner import FineTuner
 from tfinetune.inference import constant_function
 from tfinetune.recipe import Recipe
@@ -135,6 +137,16 @@ class RecipeTuner(kt.Tuner):
         # clear_session resets the policy between trials.
         self._policy = keras.config.dtype_policy()
 
+    def search(self, *arguments: Any, **keywords: Any) -> None:
+        """Run trials until the oracle has no more."""
+        # A collection after each trial looks through everything else that Python holds, a quarter
+        # of a second with TensorFlow and as long as a small trial, unless it is left out.
+        gc.freeze()
+        try:
+            super().search(*arguments, **keywords)
+        finally:
+            gc.unfreeze()
+
     def save(self) -> None:
         """Write the state of the oracle, where it is in this process."""
         if isinstance(self.oracle, Durable):
@@ -170,6 +182,7 @@ class RecipeTuner(kt.Tuner):
             seconds = time.monotonic() - started
             failed = Result(name, "failed", values, seconds=seconds, reason=reason)
             self._folder.write_result(failed)
+            self._workbench.reporter.say(f"trial {name}: failed. {reason}")
             raise kt.errors.FailedTrialError(reason) from error
         finally:
             self.running = None
@@ -181,6 +194,10 @@ class RecipeTuner(kt.Tuner):
         if self._search.oracle != "hyperband":  # it may go on with any
             self._folder.drop_checkpoints()
         objective = self._search.objectives[0]
+        self._workbench.reporter.say(
+            f"trial {name}: {result.status}, {objective} {short(result.metrics[objective])} "
+            f"after {duration(result.seconds)}"
+        )
         return {objective: result.metrics[objective]}
 
     def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +223,7 @@ class RecipeTuner(kt.Tuner):
                 class_weighting=recipe.class_weights,
                 checkpoint=checkpoint,
                 on_epoch=watch,
+                calibrate=False,  # nothing looks at a trial's probabilities
             )
         except TrialEnded as ended:
             status = ended.status

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from tfinetune.data import Splits
 from tfinetune.errors import SearchError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
-from tfinetune.reporting import Reporter
+from tfinetune.reporting import Advance, Reporter
 from tfinetune.training import FeatureCache
 from tfinetune.workflow.prepare import cut, open_backbone, read_photos, tuner_options
 
@@ -40,6 +41,7 @@ class Workbench:
     ) -> None:
         self.reporter = reporter or Reporter()
         self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
+        self._news = _News(self.reporter)
         self._backbones: OrderedDict[Any, _Opened] = OrderedDict()
         self._splits: OrderedDict[Any, Splits] = OrderedDict()
         self._fastest: str | None = None
@@ -79,13 +81,30 @@ class Workbench:
                 "A search compares its trials on validation photos, and none are held out. "
                 "Give --validation a share such as 0.15."
             )
-        options = {**tuner_options(recipe), "cache": self.cache, "reporter": self.reporter}
+        options = {**tuner_options(recipe), "cache": self.cache, "reporter": self._news}
         if recipe.precision == "auto" and self._fastest is not None:
             options["precision"] = self._fastest  # it is a matter of the machine: measured once
         tuner = FineTuner(backbone, splits.spec, **options)
         if recipe.precision == "auto":
             self._fastest = tuner.precision.name
         return tuner, splits
+
+
+class _News(Reporter):
+    """Says no sentence twice: what holds for all trials is no news of each."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+        self._said: set[str] = set()
+
+    def say(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._reporter.say(sentence)
+
+    def bar(self, title: str) -> AbstractContextManager[Advance]:
+        return self._reporter.bar(title)
 
 
 @dataclass(frozen=True)

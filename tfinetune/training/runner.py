@@ -18,15 +18,17 @@ from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Split, Splits, get_policy
 from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
-from tfinetune.reporting import Advance, Reporter
+from tfinetune.reporting import Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
 from tfinetune.training.class_weights import weigh_soft_labels
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
-from tfinetune.training.objectives import CROSS_ENTROPY, cross_entropy, metrics
+from tfinetune.training.objectives import cross_entropy, metrics
 from tfinetune.training.phase import Phase, check_head
 from tfinetune.training.precision import computing_in
+from tfinetune.training.recorder import Recorder
+from tfinetune.training.resident import ResidentEpochs, is_resident
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Runner:
         state = (self.checkpoint.load() if self.checkpoint else None) or TrainingState()
         if state.weights:
             self.assembly.set_weights(state.weights)
+        else:
+            state.weights = self.assembly.get_weights()
         work = FrozenWork(
             self.assembly,
             self.splits,
@@ -97,7 +101,8 @@ class Runner:
             state.phase, state.epoch, state.best, state.optimizer = index + 1, 0, None, []
             self._save(state)
         shipped = choose(state.candidates)
-        self.assembly.set_weights(shipped.weights)
+        if shipped is not state.candidates[-1]:  # whose weights the model has
+            self.assembly.set_weights(shipped.weights)
         return Outcome(shipped, state.candidates, state.history, state.seconds)
 
     def _solve_logistic(self, phase: Phase, state: TrainingState) -> Candidate:
@@ -125,53 +130,79 @@ class Runner:
         self, phase: Phase, state: TrainingState, work: FrozenWork, *, first_epoch: int
     ) -> Candidate:
         stage = self._stage(phase, state, work)
-        steps = stage.train.steps(self.batch_size)
         model = stage.model
-        mixes = get_policy(stage.augment).mixes
+        steps = stage.train.steps(self.batch_size) * phase.epochs
         plan = compile_for(
             phase,
             self.assembly,
             model=model,
-            steps=steps * phase.epochs,
+            steps=steps,
             precision=self.precision,
-            soft_labels=mixes,
+            soft_labels=get_policy(stage.augment).mixes,
         )
         if state.optimizer:
             for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
                 variable.assign(value)
         if state.epoch < phase.epochs:  # else it was killed between its end and the next phase
-            batches = stage.train.dataset(
-                self.batch_size,
-                epoch=first_epoch + state.epoch,
-                epochs=phase.epochs - state.epoch,
-                shuffle=True,
-                augment=stage.augment,
-                views=stage.views,
-                seed=self.seed,
-            )
-            held_out = stage.validation and stage.validation.dataset(self.batch_size, epoch=0)
-            class_weights = self.class_weights
-            if mixes:
-                batches, class_weights = weigh_soft_labels(batches, class_weights), None
-                classes = stage.train.num_classes
-                held_out = held_out and held_out.map(
-                    lambda images, labels: (images, ops.one_hot(labels, classes))
-                )
             with plan.frozen_layers_deterministic(), self.reporter.bar(phase.name) as advance:
-                model.fit(
-                    batches,
-                    initial_epoch=state.epoch,
-                    epochs=phase.epochs,
-                    steps_per_epoch=steps,
-                    validation_data=held_out,
-                    class_weight=class_weights,
-                    shuffle=False,  # the data set has its own order
-                    callbacks=[_Recorder(self, phase, state, steps=steps, advance=advance)],
-                    verbose=0,
+                recorder = Recorder(
+                    phase,
+                    state,
+                    variables=self.assembly.logits_model.variables,
+                    fitted=model.variables,
+                    steps=steps,
+                    advance=advance,
+                    save=self._save,
+                    say=self.reporter.say,
                 )
+                self._fit(stage, phase, recorder, done=state.epoch, first_epoch=first_epoch)
         best = state.best or self._last_epoch(phase, state)
         self.assembly.set_weights(best.weights)
         return best
+
+    def _fit(
+        self, stage: Stage, phase: Phase, recorder: Recorder, *, done: int, first_epoch: int
+    ) -> None:
+        """Train the epochs of a phase behind the `done` ones; `first_epoch` is its first."""
+        train, validation, class_weights = stage.train, stage.validation, self.class_weights
+        if is_resident(train):
+            epochs = ResidentEpochs(
+                stage.model,
+                train,
+                validation,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                class_weights=class_weights,
+            )
+            epochs.fit(range(done, phase.epochs), first_epoch=first_epoch, callback=recorder)
+            return
+        batches = train.dataset(
+            self.batch_size,
+            epoch=first_epoch + done,
+            epochs=phase.epochs - done,
+            shuffle=True,
+            augment=stage.augment,
+            views=stage.views,
+            seed=self.seed,
+        )
+        held_out = validation and validation.dataset(self.batch_size, epoch=0)
+        if get_policy(stage.augment).mixes:
+            batches, class_weights = weigh_soft_labels(batches, class_weights), None
+            classes = train.num_classes
+            held_out = held_out and held_out.map(
+                lambda images, labels: (images, ops.one_hot(labels, classes))
+            )
+        stage.model.fit(
+            batches,
+            initial_epoch=done,
+            epochs=phase.epochs,
+            steps_per_epoch=train.steps(self.batch_size),
+            validation_data=held_out,
+            class_weight=class_weights,
+            shuffle=False,  # the data set has its own order
+            callbacks=[recorder],
+            verbose=0,
+        )
 
     def _stage(self, phase: Phase, state: TrainingState, work: FrozenWork) -> Stage:
         index = work.phases.index(phase)
@@ -269,58 +300,6 @@ def build_optimizer(
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Writes the state after every epoch and keeps the best one."""
-
-    def __init__(
-        self, runner: Runner, phase: Phase, state: TrainingState, *, steps: int, advance: Advance
-    ) -> None:
-        super().__init__()
-        self._runner, self._phase, self._state = runner, phase, state
-        self._steps, self._advance = steps, advance
-        self._batches = state.epoch * steps
-        self._started = time.monotonic()
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._batches += 1
-        self._advance(self._batches, self._steps * self._phase.epochs)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        if f"val_{CROSS_ENTROPY}" in logs:
-            logs["val_loss"] = logs[f"val_{CROSS_ENTROPY}"]
-        seconds, self._started = time.monotonic() - self._started, time.monotonic()
-        state, phase, runner = self._state, self._phase, self._runner
-        state.epoch = epoch + 1
-        state.history.append(
-            {
-                "phase": phase.name,
-                "epoch": epoch + 1,
-                **{
-                    k: logs[k]
-                    for k in ("loss", "accuracy", "val_loss", "val_accuracy")
-                    if k in logs
-                },
-                "learning_rate": float(self.model.optimizer.learning_rate),
-                "seconds": round(seconds, 3),
-            }
-        )
-        state.add_seconds(phase.name, seconds)
-        state.weights = runner.assembly.get_weights()
-        finite = np.isfinite(logs["loss"])
-        if "val_loss" in logs and finite:
-            candidate = Candidate(
-                phase.name, state.weights, logs["val_accuracy"], logs["val_loss"], epoch + 1
-            )
-            if state.best is None or candidate.score > state.best.score:
-                state.best = candidate
-        state.optimizer = [ops.convert_to_numpy(v) for v in self.model.optimizer.variables]
-        runner._save(state)
-        if not finite:
-            runner.reporter.say(f"{phase.name}: the loss is not finite after epoch {epoch + 1}.")
-            self.model.stop_training = True
 
 
 def _epochs_before(phases: Sequence[Phase], index: int) -> int:

@@ -1,0 +1,80 @@
+"""What a search is worth: the winner's test accuracy against that of the default recipe.
+
+For each seed the photos are divided anew, 30% for the test and 15% for validation. The search takes
+the default space; its first trial is the default recipe, which is trained once more to be tested.
+
+    python -m benchmarks search_worth --data photos/ --backbone base_model.keras
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+TEST_SHARE = 0.3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m benchmarks search_worth`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder per class")
+    parser.add_argument("--backbone", required=True, help="as for `tfinetune search`")
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Search once for each seed and print both accuracies."""
+    pairs = []
+    for seed in range(arguments.seeds):
+        started = time.monotonic()
+        default, winner, board = _search(arguments, seed)
+        pairs.append((default, winner))
+        validated = {result.trial: result.metrics.get("val_accuracy", 0.0) for result in board}
+        print(
+            f"seed {seed}  default {default:.3f}  winner {winner:.3f} (trial {board[0].trial})  "
+            f"on validation {validated['0']:.3f} and {validated[board[0].trial]:.3f}  "
+            f"{time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+    defaults, winners = zip(*pairs, strict=True)
+    error = statistics.stdev(defaults) / len(defaults) ** 0.5 if len(defaults) > 1 else 0.0
+    ahead = statistics.mean(winners) - statistics.mean(defaults)
+    held = "holds" if ahead >= -error else "does NOT hold"
+    print(
+        f"mean  default {statistics.mean(defaults):.3f} (standard error {error:.3f})  "
+        f"winner {statistics.mean(winners):.3f}  {100 * ahead:+.1f} points; "
+        f"at most one standard error below: {held}"
+    )
+
+
+def _search(arguments: argparse.Namespace, seed: int) -> tuple[float, float, list]:
+    """Return the test accuracy of the default recipe and of the winner, and the leaderboard."""
+    import tfinetune as ft
+    from tfinetune.training import FeatureCache
+    from tfinetune.training.strategies import build_strategy
+
+    recipe = ft.Recipe(
+        data=str(arguments.data.resolve()),
+        backbone=arguments.backbone,
+        image_size=arguments.image_size,
+        strategy_parameters={"epochs": arguments.epochs},
+        test=TEST_SHARE,
+        seed=seed,
+    )
+    search = ft.search.SearchRecipe(recipe=recipe, trials=arguments.trials)
+    workbench = ft.search.Workbench(FeatureCache())
+    with tempfile.TemporaryDirectory() as folder:
+        found = ft.search.run(search, Path(folder) / "search", workbench=workbench)
+    tuner, splits = workbench.tuner(recipe)
+    tuner.fit(
+        splits,
+        build_strategy(recipe.strategy, recipe.strategy_parameters),
+        batch_size=recipe.batch_size,
+        augment=recipe.augmentation,
+        class_weighting=recipe.class_weights,
+    )
+    default = tuner.evaluate(splits.test)["accuracy"]
+    return default, found.best.metrics["test"]["accuracy"], found.leaderboard
