@@ -17,14 +17,15 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+
+from benchmarks.results import Row
 
 LOADERS = {
     "keras": ("import keras", "keras.models.load_model(path, compile=False)"),
     "tfinetune": ("from tfinetune.backbones import load_backbone", "load_backbone(path)"),
 }
 TARGET = 1.5
-"""The largest ratio allowed, of time and of memory."""
+"""How many times the peer's time and memory are allowed."""
 
 _TRIAL = """
 import json, os, sys, time
@@ -46,16 +47,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="processes per file and loader")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and print the comparison."""
-    console = Console()
-    table = Table("file", "seconds, Keras", "tfinetune", "ratio", "MB, Keras", "tfinetune", "ratio")
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure every file that both can open."""
+    console, rows = Console(), []
     for path in arguments.models:
         with console.status(f"opening {path}"):
             measured = measure(path, arguments.repeats)
-        table.add_row(path.name, *_cells(measured, 0, ".2f"), *_cells(measured, 1, ".0f"))
-    console.print(table)
-    console.print(f"Medians of {arguments.repeats} processes each; the target is {TARGET} or less.")
+        peer, ours = (measured[name] for name in LOADERS)
+        if peer and ours:
+            rows += [
+                Row(
+                    f"opening {path.name}, {what}",
+                    "keras.models.load_model",
+                    value=theirs / own,
+                    least=1 / TARGET,
+                    ours=f"{own:.4g} {unit}",
+                    theirs=f"{theirs:.4g} {unit}",
+                )
+                for what, unit, own, theirs in zip(
+                    ("time", "memory"), ("s", "MB"), ours, peer, strict=True
+                )
+            ]
+        else:
+            console.print(f"{path.name}: Keras {_can(peer)} open it, tfinetune {_can(ours)}.")
+    return rows
 
 
 def measure(path: Path, repeats: int) -> dict[str, tuple[float, float] | None]:
@@ -79,7 +94,5 @@ def _trial(loader: str, path: Path) -> tuple[float, float] | None:
     return tuple(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
 
 
-def _cells(measured: dict[str, tuple[float, float] | None], what: int, digits: str) -> list[str]:
-    peer, ours = (measured[name] for name in LOADERS)
-    cells = [format(row[what], digits) if row else "cannot" for row in (peer, ours)]
-    return [*cells, f"{ours[what] / peer[what]:.2f}" if peer and ours else "–"]
+def _can(measured: tuple[float, float] | None) -> str:
+    return "can" if measured else "cannot"
