@@ -160,7 +160,9 @@ def _measure(training: Training, *, repeats: int) -> dict[str, list[Result]]:
         spec = replace(training.spec, seed=seed)
         for contestant in running:
             with _process() as pool:
-                results[contestant.__name__].append(pool.submit(contestant, spec).result())
+                result = pool.submit(contestant, spec).result()
+            print(training.name, contestant.__name__, seed, result, sep="  ", flush=True)
+            results[contestant.__name__].append(result)
     return results
 
 

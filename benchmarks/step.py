@@ -57,7 +57,7 @@ def with_tfinetune(
     backbone = model_options.open_backbone(arguments)
     tuner = ft.FineTuner(backbone, splits.spec, precision="float32")
     (phase,) = tuner.phases(ft.strategies.Full(epochs=1))
-    model = tuner.assembly.logits_model
+    model = tuner.frozen_work(splits, [phase], augment="none").fitted(0, None)
     compile_for(phase, tuner.assembly, model=model, steps=splits.train.steps(BATCH_SIZE))
     batches = splits.train.dataset(BATCH_SIZE, shuffle=True)
     return lambda: model.fit(batches, epochs=1, shuffle=False, verbose=0)
