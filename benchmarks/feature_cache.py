@@ -5,7 +5,8 @@ a trained model; contestants alternate, and medians over `--repeats` seeds are c
 photos are set aside to measure accuracy. Gradual unfreezing trains the head, then the last 10, 20
 and 30% of the layers, in four phases of `--epochs` each; or, as the strategy of that name does by
 default, the head and then one more stage in each of four phases of 4 epochs. How many times fewer
-multiplications the cache leaves is printed beside: about what a ratio can be once a step is long.
+multiplications the cache leaves is printed beside. It bounds the ratio only roughly: the first
+layers, which a cache saves, take longer for each multiplication than the last.
 
     python -m benchmarks feature_cache --data photos/ --backbone base_model.keras
 """
