@@ -70,6 +70,7 @@ def run_all(rest: list[str]) -> None:
         "--backbone", type=Path, required=True, help="model without top that expects [-1, 1]"
     )
     parser.add_argument("--results", type=Path, required=True, help="JSON file for all rows")
+    parser.add_argument("--picture", type=Path, help="PNG file to write")
     given = vars(parser.parse_args(rest))
     failed = []
     for name, options in BENCHMARKS.items():
@@ -77,7 +78,7 @@ def run_all(rest: list[str]) -> None:
         command += [option.format(**given) for option in options.split()]
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
-    print(markdown(given["results"]))
+    _print(given["results"], picture=given["picture"])
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}; their rows are not in {given['results']}.")
 
@@ -88,9 +89,13 @@ def print_table(rest: list[str]) -> None:
     parser.add_argument("--results", type=Path, required=True, help="JSON file to read")
     parser.add_argument("--picture", type=Path, help="PNG file to write")
     arguments = parser.parse_args(rest)
-    print(markdown(arguments.results))
-    if arguments.picture:
-        draw(arguments.results, arguments.picture)
+    _print(arguments.results, picture=arguments.picture)
+
+
+def _print(results: Path, *, picture: Path | None) -> None:
+    print(markdown(results))
+    if picture:
+        draw(results, picture)
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
