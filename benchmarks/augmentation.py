@@ -3,12 +3,11 @@
 Both read the same photos from memory, decoded, and give batches of 32 at the same size. The photos
 are cut from scikit-learn's two sample pictures. Start-up (tracing, compiling) is not counted.
 
-    python -m benchmarks augmentation --results runs/augmentation.json
+    python -m benchmarks augmentation
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,7 +15,8 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
 import tfinetune as ft
-from benchmarks.race import race, show
+from benchmarks.race import race
+from benchmarks.results import Row
 
 BATCH_SIZE = 32
 LEAST = {"standard": 4.0, "strong": 12.0}
@@ -27,11 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", type=int, default=512)
     parser.add_argument("--image-size", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, help="JSON file to write")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and print."""
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure both policies."""
     photos = cut_photos(arguments.photos, side=arguments.image_size)
     labels = np.arange(len(photos)) % 2
     train = ft.data.from_arrays(photos, labels, validation=0, test=0).train
@@ -51,8 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
                 least=LEAST[policy],
             )
         )
-    title = f"Augmentation at {arguments.image_size} px, medians of {arguments.repeats} repeats"
-    show(rows, title=title, results=arguments.results)
+    return rows
 
 
 def standard_layers() -> list[keras.Layer]:

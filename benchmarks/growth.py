@@ -5,10 +5,11 @@ disk as JPEG files; decoded ones may take 32 MiB of memory, so that larger folde
 in every epoch. The backbone is the embedded one. A trial is a linear probe with another dropout and
 seed, all on one feature cache.
 
-    python -m benchmarks growth --results runs/growth.json --picture runs/growth.png
+    python -m benchmarks growth --picture runs/growth.png
 """
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -18,26 +19,27 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+
+from benchmarks.results import Row
 
 POINTS = {"images": (1_000, 4_000, 16_000), "epochs": (1, 10, 50), "trials": (1, 10, 50)}
 UNIT = {"images": 1_000, "epochs": 1, "trials": 1}
 """What the other two are while one grows."""
 SIDE = 64
 MEMORY_LIMIT = 32 * 2**20
+LEAST_FLAT = 1 / 1.1
+"""Memory that grows by a tenth counts as flat."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m benchmarks growth`."""
     parser.add_argument("--axis", action="append", choices=list(POINTS), help="these only")
-    parser.add_argument("--results", type=Path, help="JSON file to write")
     parser.add_argument("--picture", type=Path, help="PNG file to write")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure every point, print the growth between neighbours, and plot."""
-    rows = []
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure every point, compare neighbours, and plot."""
+    points = []
     with tempfile.TemporaryDirectory() as scratch:
         for axis in arguments.axis or POINTS:
             for value in POINTS[axis]:
@@ -55,19 +57,43 @@ def run(arguments: argparse.Namespace) -> None:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise SystemExit(f"{axis} {value} failed:\n{done.stderr[-3000:]}")
-                rows.append(
+                points.append(
                     {"axis": axis, "value": value, **json.loads(done.stdout.splitlines()[-1])}
                 )
-                print(rows[-1], flush=True)
-    _show(rows)
-    if arguments.results:
-        from benchmarks.race import describe_machine
-
-        arguments.results.parent.mkdir(parents=True, exist_ok=True)
-        report = {"machine": describe_machine(), "rows": rows}
-        arguments.results.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                print(points[-1], flush=True)
     if arguments.picture:
-        plot(rows, arguments.picture)
+        plot(points, arguments.picture)
+    neighbours = itertools.pairwise(points)
+    return [row for a, b in neighbours if a["axis"] == b["axis"] for row in compare_points(a, b)]
+
+
+def compare_points(before: dict, after: dict) -> list[Row]:
+    """Hold the growth from one point to the next against growth in proportion."""
+    name = f"{before['value']:,} to {after['value']:,} {after['axis']}"
+    factor = after["value"] / before["value"]
+    time_factor = _seconds(after) / _seconds(before)
+    memory_factor = after["peak_mib"] / before["peak_mib"]
+    details = {"before": before, "after": after}
+    return [
+        Row(
+            f"{name}, time",
+            "time in proportion",
+            value=factor / time_factor,
+            least=1.0,
+            ours=f"{time_factor:.1f} times {_seconds(before):.1f} s",
+            theirs=f"{factor:g} times",
+            details=details,
+        ),
+        Row(
+            f"{name}, memory",
+            "memory that stays",
+            value=1 / memory_factor,
+            least=LEAST_FLAT,
+            ours=f"{memory_factor:.2f} times {before['peak_mib']:,} MiB",
+            theirs="1 times",
+            details=details,
+        ),
+    ]
 
 
 def write_photos(folder: Path, count: int) -> None:
@@ -132,20 +158,6 @@ def plot(rows: list[dict], path: Path) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-
-
-def _show(rows: list[dict]) -> None:
-    table = Table(title="Growth: an exponent of 1 is linear")
-    for column in ("axis", "value", "reading s", "training s", "peak MiB", "exponent of time"):
-        table.add_column(column, justify="left" if column == "axis" else "right")
-    for before, row in zip([None, *rows], rows, strict=False):
-        exponent = ""
-        if before and before["axis"] == row["axis"]:
-            time_ratio = _seconds(row) / _seconds(before)
-            exponent = f"{np.log(time_ratio) / np.log(row['value'] / before['value']):.2f}"
-        cells = (row["value"], row["reading_seconds"], row["training_seconds"], row["peak_mib"])
-        table.add_row(row["axis"], *map(str, cells), exponent)
-    Console(width=100).print(table)
 
 
 def _seconds(row: dict) -> float:

@@ -24,15 +24,17 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+
+from benchmarks.results import Row
 
 LOADERS = {
     "keras": ("import keras", "keras.models.load_model(path, compile=False)"),
     "tfinetune": ("from tfinetune.backbones import load_backbone", "load_backbone(path)"),
 }
-MEASURES = ("whole process", "first call", "later calls", "MB")
+MEASURES = ("whole process", "first call", "later calls", "memory")
+JUDGED = ("first call", "memory")
 TARGET = 1.5
-"""The largest ratio allowed, of the first call and of memory."""
+"""How many times what the peer takes is allowed, of what is judged."""
 
 _TRIAL = """
 import json, os, resource, statistics, sys, time
@@ -59,33 +61,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="processes per file and loader")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and print the comparison."""
-    console = Console()
-    table = Table("file", *MEASURES)
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure every file that both can open."""
+    console, rows = Console(), []
     for path in arguments.models:
         with console.status(f"opening {path}"):
             measured = measure(path, arguments.repeats)
-        cells = [_cell(*values) for values in zip(*measured.values(), strict=True)]
-        table.add_row("/".join(path.parts[-2:]), *cells)
-    console.print(table)
-    console.print(
-        f"Seconds, or MB, of Keras and of tfinetune, and their ratio; medians of "
-        f"{arguments.repeats} processes each. The target is {TARGET} or less for the first call "
-        "and for memory."
+        peer, ours = (measured[name] for name in LOADERS)
+        if peer and ours:
+            rows += [
+                _row(f"opening {'/'.join(path.parts[-2:])}, {name}", name, theirs, own)
+                for name, theirs, own in zip(MEASURES, peer, ours, strict=True)
+            ]
+        else:
+            console.print(f"{path.name}: Keras {_can(peer)} open it, tfinetune {_can(ours)}.")
+    return rows
+
+
+def _row(title: str, measure: str, theirs: float, own: float) -> Row:
+    return Row(
+        title,
+        "keras.models.load_model",
+        value=theirs / own,
+        least=1 / TARGET if measure in JUDGED else None,
+        ours=_with_unit(measure, own),
+        theirs=_with_unit(measure, theirs),
     )
 
 
-def measure(path: Path, repeats: int) -> dict[str, tuple[float | None, ...]]:
-    """Return the median of each of `MEASURES` by loader, None where it failed."""
+def _with_unit(measure: str, value: float) -> str:
+    return f"{value:.0f} MB" if measure == "memory" else f"{value:.3f} s"
+
+
+def _can(measured: tuple[float, ...] | None) -> str:
+    return "can" if measured else "cannot"
+
+
+def measure(path: Path, repeats: int) -> dict[str, tuple[float, ...] | None]:
+    """Return the median of each of `MEASURES` by loader, None for one that failed."""
     trials: dict[str, list[tuple[float, ...] | None]] = {name: [] for name in LOADERS}
     for repeat in range(repeats):
         for name in sorted(LOADERS, reverse=repeat % 2 == 1):
             trials[name].append(_trial(name, path))
     return {
-        name: (None,) * len(MEASURES)
-        if None in rows
-        else tuple(map(statistics.median, zip(*rows, strict=True)))
+        name: None if None in rows else tuple(map(statistics.median, zip(*rows, strict=True)))
         for name, rows in trials.items()
     }
 
@@ -96,14 +115,3 @@ def _trial(loader: str, path: Path) -> tuple[float, ...] | None:
     command = [sys.executable, "-c", script, path, str(time.time())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return tuple(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
-
-
-def _cell(peer: float | None, ours: float | None) -> str:
-    values = [_digits(value) for value in (peer, ours)]
-    return " ".join([*values, f"{ours / peer:.2f}x" if peer and ours else "–"])
-
-
-def _digits(value: float | None) -> str:
-    if value is None:
-        return "cannot"
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"

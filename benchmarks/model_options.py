@@ -1,7 +1,6 @@
 """The options of benchmarks that run any backbone on photos in memory."""
 
 import argparse
-from pathlib import Path
 
 import tfinetune as ft
 from tfinetune.backbones import Backbone
@@ -14,7 +13,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, image_size: int) -> None:
     parser.add_argument("--image-size", type=int, default=image_size)
     parser.add_argument("--photos", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, help="JSON file to write")
 
 
 def open_backbone(arguments: argparse.Namespace) -> Backbone:

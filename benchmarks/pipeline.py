@@ -11,7 +11,7 @@ enlarged, side by side. Three passes, each to the last batch:
 
 Quality is the median PSNR against the whole photo decoded and resized with antialiasing.
 
-    python -m benchmarks pipeline --data photos/ --results runs/pipeline.json
+    python -m benchmarks pipeline --data photos/
 """
 
 import argparse
@@ -26,7 +26,8 @@ from PIL import Image
 
 import tfinetune as ft
 from benchmarks.augmentation import reader
-from benchmarks.race import Row, race, show
+from benchmarks.race import race
+from benchmarks.results import Row
 
 BATCH_SIZE = 32
 SMALL, LARGE = (500, 375), (4000, 3000)
@@ -42,11 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--large", type=int, default=48, help="photos of 12 megapixels")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, help="JSON file to write")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and print."""
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure both sizes."""
     sources = sorted(path for path in arguments.data.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not sources:
         raise SystemExit(f"There is no JPEG in {arguments.data}.")
@@ -55,8 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             files = write_photos(sources, Path(folder), count=count, size=size)
             rows += compare(Path(folder), files, size=size, arguments=arguments)
-    title = f"JPEGs to {arguments.image_size} px, medians of {arguments.repeats} repeats"
-    show(rows, title=title, results=arguments.results)
+    return rows
 
 
 SUFFIXES = (".jpg", ".jpeg")

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import Row
+
 SPACE = {
     "head_units": [0, 64, 256],
     "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
@@ -42,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=10)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure both sides and print the comparison."""
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure both sides."""
     with tempfile.TemporaryDirectory() as scratch:
         spec = {
             "data": str(arguments.data.resolve()),
@@ -56,19 +58,21 @@ def run(arguments: argparse.Namespace) -> None:
         ours = _measure("tfinetune", spec)
         # The peer is given what the first side drew, and its division of the photos.
         peer = _measure("keras_tuner", {**spec, **ours})
-    for name, side in (("tfinetune", ours), ("KerasTuner", peer)):
-        print(
-            f"{name:12s} {side['seconds']:8.1f} s  {side['cpu_seconds']:8.1f} s of processor  "
-            f"best {max(side['accuracies']):.3f}  mean {_mean(side['accuracies']):.3f}"
+    return [
+        Row(
+            f"search of {arguments.trials} trials over head, rate and dropout",
+            "KerasTuner",
+            value=peer["seconds"] / ours["seconds"],
+            least=AT_LEAST,
+            cpu=peer["cpu_seconds"] / ours["cpu_seconds"],
+            ours=_side(ours),
+            theirs=_side(peer),
         )
-    ratio = peer["seconds"] / ours["seconds"]
-    cpu = peer["cpu_seconds"] / ours["cpu_seconds"]
-    held = "holds" if ratio >= AT_LEAST else "does NOT hold"
-    print(f"{ratio:.1f}x faster ({cpu:.1f}x less processor time); at least {AT_LEAST:.0f}x: {held}")
+    ]
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _side(measured: dict[str, Any]) -> str:
+    return f"{measured['seconds']:.1f} s, best accuracy {max(measured['accuracies']):.3f}"
 
 
 def _measure(side: str, spec: dict[str, Any]) -> dict[str, Any]:

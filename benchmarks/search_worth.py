@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.results import Row
+
 TEST_SHARE = 0.3
 
 
@@ -25,29 +27,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Search once for each seed and print both accuracies."""
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Search once for each seed, and compare the means over the seeds."""
     pairs = []
     for seed in range(arguments.seeds):
         started = time.monotonic()
-        default, winner, board = _search(arguments, seed)
+        default, winner, taken = _search(arguments, seed)
         pairs.append((default, winner))
-        validated = {result.trial: result.metrics.get("val_accuracy", 0.0) for result in board}
         print(
-            f"seed {seed}  default {default:.3f}  winner {winner:.3f} (trial {board[0].trial})  "
-            f"on validation {validated['0']:.3f} and {validated[board[0].trial]:.3f}  "
+            f"seed {seed}  default {default:.3f}  winner {winner:.3f} (trial {taken})  "
             f"{time.monotonic() - started:.0f} s",
             flush=True,
         )
     defaults, winners = zip(*pairs, strict=True)
     error = statistics.stdev(defaults) / len(defaults) ** 0.5 if len(defaults) > 1 else 0.0
-    ahead = statistics.mean(winners) - statistics.mean(defaults)
-    held = "holds" if ahead >= -error else "does NOT hold"
-    print(
-        f"mean  default {statistics.mean(defaults):.3f} (standard error {error:.3f})  "
-        f"winner {statistics.mean(winners):.3f}  {100 * ahead:+.1f} points; "
-        f"at most one standard error below: {held}"
-    )
+    return [
+        Row(
+            f"test accuracy of the winner of {arguments.trials} trials",
+            "the default recipe",
+            value=100 * (statistics.mean(winners) - statistics.mean(defaults)),
+            least=-100 * error,
+            unit="points",
+            ours=f"{statistics.mean(winners):.3f}",
+            theirs=f"{statistics.mean(defaults):.3f}",
+            note=f"at most one standard error below; {len(pairs)} splits",
+            details=pairs,
+        )
+    ]
 
 
 def _search(arguments: argparse.Namespace, seed: int) -> tuple[float, float, list]:

@@ -9,9 +9,9 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from benchmarks.race import race, show
+from benchmarks.race import race
+from benchmarks.results import Row
 
 LEAST = 10.0
 
@@ -19,17 +19,16 @@ LEAST = 10.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m benchmarks start`."""
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, help="JSON file to write")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and print."""
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure both starts."""
     keras = command("-c", "import keras")
     contestants = {
         "import tfinetune": command("-c", "import tfinetune"),
         "tfinetune --help": command("-m", "tfinetune", "--help"),
     }
-    rows = [
+    return [
         race(
             name,
             ours,
@@ -38,10 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
             examples=1,
             repeats=arguments.repeats,
             least=LEAST,
+            unit="starts/s",
         )
         for name, ours in contestants.items()
     ]
-    show(rows, title="Starts a second", results=arguments.results)
 
 
 def command(*arguments: str) -> Callable[[], object]:

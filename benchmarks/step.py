@@ -17,7 +17,8 @@ import tensorflow as tf
 import tfinetune as ft
 from benchmarks import model_options
 from benchmarks.augmentation import cut_photos
-from benchmarks.race import race, show
+from benchmarks.race import race
+from benchmarks.results import Row
 from tfinetune.training.runner import compile_for
 
 BATCH_SIZE = 32
@@ -29,23 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_options.add_arguments(parser, image_size=96)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and print."""
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure an epoch."""
     photos = cut_photos(arguments.photos, side=arguments.image_size)
     labels = np.arange(len(photos)) % 2
     ours, peer = with_tfinetune(arguments, photos, labels), with_keras(arguments, photos, labels)
     ours(), peer()
-    row = race(
-        "full fine-tuning",
-        ours,
-        peer,
-        peer_name="model.fit",
-        examples=len(photos),
-        repeats=arguments.repeats,
-        least=LEAST,
-    )
-    title = f"{arguments.backbone} at {arguments.image_size} px, steps of {BATCH_SIZE}"
-    show([row], title=title, results=arguments.results)
+    return [
+        race(
+            "full fine-tuning",
+            ours,
+            peer,
+            peer_name="model.fit",
+            examples=len(photos),
+            repeats=arguments.repeats,
+            least=LEAST,
+        )
+    ]
 
 
 def with_tfinetune(
@@ -56,7 +57,7 @@ def with_tfinetune(
     backbone = model_options.open_backbone(arguments)
     tuner = ft.FineTuner(backbone, splits.spec, precision="float32")
     (phase,) = tuner.phases(ft.strategies.Full(epochs=1))
-    model = tuner.assembly.logits_model
+    model = tuner.frozen_work(splits, [phase], augment="none").fitted(0, None)
     compile_for(phase, tuner.assembly, model=model, steps=splits.train.steps(BATCH_SIZE))
     batches = splits.train.dataset(BATCH_SIZE, shuffle=True)
     return lambda: model.fit(batches, epochs=1, shuffle=False, verbose=0)

@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-TARGET = 0.05
-"""Least mean gain in accuracy of pretrained over random weights."""
+from benchmarks.results import Row
+
+LEAST = 5.0
+"""Points of accuracy that pretrained weights gain over random ones, on average."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="splits to measure")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and print a row for each backbone."""
-    table = Table(title=f"{arguments.data.name}: linear probe, {arguments.seeds} splits")
-    for column in ("backbone", "pixels", "pretrained", "random", "points gained", "least", "holds"):
-        table.add_column(column, justify="left" if column == "backbone" else "right")
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure each backbone."""
+    rows = []
     for source in arguments.backbone:
         trials = []
         for seed in range(arguments.seeds):
@@ -45,17 +43,21 @@ def run(arguments: argparse.Namespace) -> None:
             trials.append((pretrained, random))
             print(f"{source} seed {seed}: {pretrained:.3f}, random {random:.3f}", flush=True)
         pretrained, random = np.mean(trials, axis=0)
-        gains = [mine - theirs for mine, theirs in trials]
-        table.add_row(
-            "/".join(Path(source).parts[-2:]),
-            "x".join(map(str, size)),
-            f"{pretrained:.3f}",
-            f"{random:.3f}",
-            f"{100 * np.mean(gains):+.1f}",
-            f"{100 * min(gains):+.1f}",
-            "yes" if np.mean(gains) >= TARGET else "NO",
+        gains = [100 * (mine - theirs) for mine, theirs in trials]
+        name = "/".join(Path(source).parts[-2:])
+        rows.append(
+            Row(
+                f"linear probe on {name} at {'x'.join(map(str, size))}",
+                "random weights",
+                value=float(np.mean(gains)),
+                least=LEAST,
+                unit="points",
+                ours=f"{pretrained:.3f}",
+                theirs=f"{random:.3f}",
+                note=f"at least {min(gains):+.1f} of {len(gains)} splits",
+            )
         )
-    Console(width=110).print(table)
+    return rows
 
 
 def _accuracy(

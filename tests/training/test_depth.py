@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import tfinetune as ft
+from tfinetune.array_store import ArrayStore
 from tfinetune.errors import DataError, UnknownLayerError
+from tfinetune.training import FeatureCache, View
 from tfinetune.training.depth import rank_depths
 
 RANDOM = np.random.default_rng(0)
@@ -45,6 +47,16 @@ def test_depths_share_one_pass_and_agree_with_a_probe_of_each(small_cnn, train):
         (alone,) = [d for d in rank_depths(cut, train) if d.group == depth.group]
         assert depth.features == alone.features == cut.model.output_shape[-1]
         assert depth.loss == pytest.approx(alone.loss, rel=1e-4)
+
+
+def test_depths_of_a_backbone_that_was_seen_are_compared_without_running_it(
+    small_cnn, train, tmp_path, monkeypatch
+):
+    backbone = ft.load_backbone(small_cnn(top=False))
+    first = rank_depths(backbone, train, cache=FeatureCache(ArrayStore(tmp_path)))
+    monkeypatch.setattr(View, "batches", None)
+    other = ft.load_backbone(small_cnn(top=False))
+    assert rank_depths(other, train, cache=FeatureCache(ArrayStore(tmp_path))) == first
 
 
 def test_the_backbone_stays_whole_where_its_end_is_best(small_cnn, train):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tfinetune as ft
+from tfinetune.errors import RecipeError
 from tfinetune.training import precision
 from tfinetune.training.precision import choose_precision, computing_in
 
@@ -75,3 +76,14 @@ def test_auto_measures_nothing_without_hardware_for_it(small_cnn, splits, monkey
     monkeypatch.delattr(precision, "_measured_speedup")
     tuner = ft.FineTuner(small_cnn(), splits.spec, precision="auto")
     assert tuner.precision.describe() == "float32 (no units)"
+
+
+def test_what_cannot_be_trained_in_is_refused_with_a_way_out(small_cnn, splits):
+    for make in (
+        lambda: ft.FineTuner(small_cnn(), splits.spec, precision="int8"),
+        lambda: ft.Recipe(data="photos", precision="int8"),
+    ):
+        with pytest.raises(RecipeError, match=r"no convolution.*export\('model.tflite'"):
+            make()
+    with pytest.raises(RecipeError, match="no precision 'float8'. Known: auto, float32, mixed_b"):
+        ft.FineTuner(small_cnn(), splits.spec, precision="float8")

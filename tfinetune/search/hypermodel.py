@@ -87,7 +87,7 @@ class HyperFineTune(kt.HyperModel):
         keras.config.set_dtype_policy(self._policy)  # KerasTuner resets it before every trial
         recipe = self.recipe(hp)
         backbone = open_backbone(recipe, recipe.backbone)
-        backbone = cut(recipe, backbone, self._splits, Reporter())
+        backbone = cut(recipe, backbone, self._splits, Reporter(), cache=self._cache)
         options = {**tuner_options(recipe), "precision": "float32", "cache": self._cache}
         tuner = FineTuner(backbone, self._splits.spec, **options)
         *convex, phase = self._phases(recipe, tuner)

@@ -52,7 +52,7 @@ class Workbench:
         def load() -> _Opened:
             opened = open_backbone(recipe, recipe.backbone)
             splits = self.splits(recipe, opened.image_size)
-            opened = cut(recipe, opened, splits, self.reporter)
+            opened = cut(recipe, opened, splits, self.reporter, cache=self.cache)
             return _Opened(opened, opened.model.get_weights(), _calls(opened.model))
 
         fields = ("backbone", "weights", "image_size", "features", "input_range")

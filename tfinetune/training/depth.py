@@ -16,8 +16,8 @@ from tfinetune.backbones import Backbone
 from tfinetune.backbones.graph import alone
 from tfinetune.data import Split
 from tfinetune.errors import DataError
-from tfinetune.inference import constant_function, predict
 from tfinetune.reporting import Reporter
+from tfinetune.training.feature_cache import FeatureCache, Segment
 from tfinetune.training.logistic import probe_loss
 
 FOLDS = 3
@@ -39,7 +39,12 @@ class Depth:
 
 
 def rank_depths(
-    backbone: Backbone, train: Split, *, seed: int = 0, reporter: Reporter | None = None
+    backbone: Backbone,
+    train: Split,
+    *,
+    seed: int = 0,
+    cache: FeatureCache | None = None,
+    reporter: Reporter | None = None,
 ) -> list[Depth]:
     """Return every depth that a backbone can end at, the best first.
 
@@ -47,6 +52,7 @@ def rank_depths(
         backbone: is not changed.
         train: examples to judge by, each class at least 3 times.
         seed: of the cross-validation.
+        cache: where the features of every depth are found, or kept for the next time.
         reporter: shows a bar for the forward pass.
 
     Raises:
@@ -60,10 +66,8 @@ def rank_depths(
         )
     taps = backbone.depths()
     body = keras.Model(backbone.model.input, alone(list(taps.values())))
-    function = constant_function(pooled_features(backbone, body))
-    with (reporter or Reporter()).bar("features of every depth") as advance:
-        batches = train.dataset(64, epoch=0)
-        features = predict(function, batches, total=len(train), advance=advance)
+    cache = cache or FeatureCache(reporter=reporter)
+    (features,) = cache.features([Segment(pooled_features(backbone, body))], train)
     sizes = [tensor.shape[-1] for tensor in taps.values()]
     columns = np.split(features, np.cumsum(sizes)[:-1], axis=1)
     depths = [
@@ -74,7 +78,12 @@ def rank_depths(
 
 
 def choose_depth(
-    backbone: Backbone, train: Split, *, seed: int = 0, reporter: Reporter | None = None
+    backbone: Backbone,
+    train: Split,
+    *,
+    seed: int = 0,
+    cache: FeatureCache | None = None,
+    reporter: Reporter | None = None,
 ) -> Backbone:
     """Return the backbone cut to the depth whose features tell the classes apart best.
 
@@ -82,6 +91,7 @@ def choose_depth(
         backbone: shares its layers with what is returned.
         train: examples to judge by.
         seed: of the cross-validation.
+        cache: where the features of every depth are found, or kept for the next time.
         reporter: told what was chosen.
 
     Raises:
@@ -96,7 +106,7 @@ def choose_depth(
     if not backbone.depths():
         reporter.say("The backbone is used whole: it is one layer, which cannot be cut.")
         return backbone
-    depths = rank_depths(backbone, train, seed=seed, reporter=reporter)
+    depths = rank_depths(backbone, train, seed=seed, cache=cache, reporter=reporter)
     best, whole = depths[0], list(backbone.depths())[-1]
     compared = ", ".join(f"{depth.group} {depth.loss:.3f}" for depth in depths[:4])
     if best.group == whole:

@@ -25,18 +25,18 @@ def estimate_seconds(work: FrozenWork, *, batch_size: int) -> dict[str, float]:
     seconds = {}
     for index, phase in enumerate(work.phases):
         seconds[phase.name] = 0.0
-        model, batch, passes = assembly.logits_model, inputs, 0
+        batch, passes, cut = inputs, 0, work.cuts[index]
         if phase.solver == "logistic":
             prefix, passes = assembly.features_model, len(probe_views(phase.policy(work.augment)))
-        elif cut := work.cuts[index]:
+        elif cut:
             prefix, passes = work.graph.segment(None, cut), work.views(index) or 1
-            model = work.graph.segment(cut, None)
         if passes:
             function = constant_function(prefix)
             batch = function(inputs)
             once = _time(lambda: function(inputs)) / len(labels)  # noqa: B023 (called at once)
             seconds[phase.name] += once * len(train) * passes
         if phase.solver == "sgd":
+            model = work.fitted(index, cut)
             steps = train.steps(batch_size) * phase.epochs
             compile_for(phase, assembly, model=model, steps=steps)
             batch = tuple(batch) if isinstance(batch, list) else batch

@@ -6,7 +6,7 @@ the whole model: training it trains the model.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,14 @@ class Cut:
     def name(self) -> str:
         """The operations whose outputs are kept."""
         return ", ".join(tensor._keras_history.operation.name for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What takes the place of an operation call: `layer`, called on an earlier tensor."""
+
+    layer: keras.Layer
+    tensor: keras.KerasTensor
 
 
 class FlatGraph:
@@ -97,22 +105,35 @@ class FlatGraph:
                 found.append(Cut(tensors, frozenset(nodes), macs, size))
         return found
 
-    def segment(self, start: Cut | None, stop: Cut | None) -> keras.Model:
+    def segment(
+        self, start: Cut | None, stop: Cut | None, *, fused: Mapping[int, Fused] | None = None
+    ) -> keras.Model:
         """Return the model from one cut (None: the inputs) to another (None: the output).
 
         Its layers are shared. Several tensors go in and come out as a tuple.
+
+        Args:
+            start: its tensors become the inputs.
+            stop: its tensors become the outputs.
+            fused: what is called instead of a node, by the node's `id`.
         """
+        fused = fused or {}
         outputs = tuple(self.model.outputs) if stop is None else stop.tensors
         if start is None:
-            return keras.Model(self.model.input, alone(outputs))
-        new = tuple(map(_input_like, start.tensors))
-        known = _by_id(start.tensors, new)
+            inputs, known = self.model.input, _by_id(self.model.inputs, self.model.inputs)
+        else:
+            new = tuple(map(_input_like, start.tensors))
+            inputs, known = alone(new), _by_id(start.tensors, new)
+        if start is None and not fused:
+            return keras.Model(inputs, alone(outputs))
         for node in self._needed(outputs, known):
-            arguments, keywords = node.arguments.fill_in(known)
-            results = node.operation(*arguments, **keywords)
+            if instead := fused.get(id(node)):
+                results = instead.layer(known[id(instead.tensor)])
+            else:
+                arguments, keywords = node.arguments.fill_in(known)
+                results = node.operation(*arguments, **keywords)
             known |= _by_id(node.outputs, keras.tree.flatten(results))
-        reached = tuple(known[id(tensor)] for tensor in outputs)
-        return keras.Model(alone(new), alone(reached))
+        return keras.Model(inputs, alone(tuple(known[id(tensor)] for tensor in outputs)))
 
     def _frozen_nodes(self, is_frozen: Callable[[keras.Operation], bool]) -> list[Any]:
         found, tensors = [], set()

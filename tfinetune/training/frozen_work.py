@@ -18,6 +18,7 @@ from tfinetune.training.feature_cache import (
     Segment,
     augmented_views,
 )
+from tfinetune.training.folding import training_model
 from tfinetune.training.frozen_prefix import Cut, FlatGraph, Use, choose_cut
 from tfinetune.training.phase import Phase
 
@@ -134,7 +135,7 @@ class FrozenWork:
 
         validation = self.splits.validation
         return Stage(
-            self.graph.segment(cut, None),
+            self.fitted(index, cut),
             cached(self.splits.train, views),
             validation and cached(validation, [CLEAN]),
             augment="none",
@@ -143,8 +144,20 @@ class FrozenWork:
     def plain(self, index: int) -> Stage:
         """Return a phase that runs everything in every step, on the same views."""
         policy = self.phases[index].policy(self.augment)
-        splits, model = self.splits, self.assembly.logits_model
-        return Stage(model, splits.train, splits.validation, policy, self.views(index))
+        splits = self.splits
+        return Stage(
+            self.fitted(index, None), splits.train, splits.validation, policy, self.views(index)
+        )
+
+    def fitted(self, index: int, cut: Cut | None) -> keras.Model:
+        """Return what a phase fits: the whole model, or the suffix behind a cut.
+
+        Frozen BatchNorms are part of the convolutions before them where that is possible.
+        """
+        whole = self.assembly.logits_model
+        graph = self.graph if cut else FlatGraph(whole)
+        folded = training_model(graph, cut, self.phases[index].plan(self.assembly))
+        return folded or (graph.segment(cut, None) if cut else whole)
 
     def _segments(self, index: int) -> list[Segment]:
         """Return the way from the inputs to a phase's cut, past the cuts of other phases.

