@@ -102,7 +102,7 @@ def draw(file: Path, picture: Path) -> None:
     """Draw what every promise of a results file asks, and what was measured, as bars."""
     import matplotlib.pyplot as plt
 
-    promised = [row for rows in recall(file).values() for row in rows if row.least]
+    promised = [row for rows in recall(file).values() for row in rows if (row.least or 0) > 0]
     figure, axes = plt.subplots(figsize=(10, 1 + 0.3 * len(promised)), layout="constrained")
     shares = [row.value / row.least for row in promised]
     colours = ["tab:green" if row.held else "tab:red" for row in promised]

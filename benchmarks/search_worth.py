@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> list[Row]:
     ]
 
 
-def _search(arguments: argparse.Namespace, seed: int) -> tuple[float, float, list]:
-    """Return the test accuracy of the default recipe and of the winner, and the leaderboard."""
+def _search(arguments: argparse.Namespace, seed: int) -> tuple[float, float, str]:
+    """Return the test accuracy of the default recipe and of the winner, and the latter's trial."""
     import tfinetune as ft
     from tfinetune.training import FeatureCache
     from tfinetune.training.strategies import build_strategy
@@ -83,4 +83,4 @@ def _search(arguments: argparse.Namespace, seed: int) -> tuple[float, float, lis
         class_weighting=recipe.class_weights,
     )
     default = tuner.evaluate(splits.test)["accuracy"]
-    return default, found.best.metrics["test"]["accuracy"], found.leaderboard
+    return default, found.best.metrics["test"]["accuracy"], found.leaderboard[0].trial

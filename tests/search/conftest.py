@@ -54,7 +54,7 @@ def search_recipe(world):
             **{**strategy, **default, **(recipe or {})},
         )
         space = {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True}, "dropout": [0.2, 0.5]}
-        return ft.search.SearchRecipe(recipe=base, **{"space": space, "trials": 3, **fields})
+        return ft.search.SearchRecipe(recipe=base, **{"space": space, "trials": 3, "margin": 0, **fields})
 
     return describe
 

@@ -6,7 +6,7 @@ import pytest
 from tfinetune.search.charts import learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.importance import ENOUGH, importance
-from tfinetune.search.leaderboard import Result, pareto_front, rank_results
+from tfinetune.search.leaderboard import Result, pareto_front, rank_results, verdict
 from tfinetune.search.report import write_search_report
 
 
@@ -53,6 +53,33 @@ def test_best_comes_first_and_failed_trials_last():
     assert rank_results([failed, worse, better], "val_accuracy") == [better, worse, failed]
 
 
+@pytest.mark.parametrize(
+    ("examples", "margin", "winner"), [(100, 1, "0"), (100, 0, "1"), (400, 1, "1"), (0, 1, "1")]
+)
+def test_default_recipe_wins_over_a_lead_that_may_be_luck(examples, margin, winner):
+    # The standard error of 0.9 is 3 points on 100 examples, 1.5 on 400.
+    default, best = (
+        Result(str(trial), "completed", {}, {"val_accuracy": accuracy}, examples=examples)
+        for trial, accuracy in enumerate((0.88, 0.90))
+    )
+    board = rank_results([best, default], "val_accuracy", margin=margin)
+    assert board[0].trial == winner
+    said = verdict(board, "val_accuracy")
+    if winner == "0":
+        assert "trial 1 leads it by 2.0 points" in said and "standard error is 3.0" in said
+    else:
+        assert said == "Trial 1 is the winner."
+
+
+def test_default_recipe_that_no_trial_beats_is_said_to_be_the_winner():
+    board = [
+        Result(str(trial), "completed", {}, {"val_accuracy": 0.9, "val_loss": loss}, examples=9)
+        for trial, loss in enumerate((0.3, 0.4))
+    ]
+    for objective in ("val_accuracy", "val_loss"):
+        assert "no trial was better" in verdict(rank_results(board, objective), objective)
+
+
 def test_pareto_front_is_what_none_beats_in_every_objective():
     points = {"0": (0.9, 5.0), "1": (0.8, 1.0), "2": (0.85, 5.0), "3": (0.9, 5.0), "4": (0.7, 2.0)}
     results = [
@@ -74,7 +101,7 @@ def test_report_shows_every_trial_and_escapes_what_others_wrote(search_recipe, t
     assert page.count("<tr") >= 25 and "<script" not in page
     assert "No layer matches &#39;&lt;script&gt;&#39;" in page
     assert 'id="pareto"' in page and 'id="importance"' in page and page.count("<svg") == 2
-    assert f"Trial {board[0].trial} is best" in page
+    assert f"Trial {board[0].trial} is the winner" in page
 
 
 @pytest.mark.parametrize("count", [2, 24])

@@ -54,6 +54,13 @@ def command(
     prune: Annotated[
         bool | None, typer.Option("--prune/--no-prune", help="End trials without hope [yes].")
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Standard errors of its accuracy by which a trial must lead the default recipe "
+            "to win; 0 takes the best [1]."
+        ),
+    ] = None,
     max_time: Annotated[
         float | None, typer.Option(help="Minutes after which no epoch is started.")
     ] = None,
@@ -105,6 +112,7 @@ def command(
         "objectives": objectives or None,
         "keep": keep,
         "prune": prune,
+        "margin": margin,
         "trials": trials,
     }
     names = [absolute(name) for name in backbones or []]
@@ -187,6 +195,7 @@ def show_search(found: "Search") -> None:
     results().print(table)
     if front:
         results().print("* no trial is as good in every objective and better in one.")
+    results().print(found.verdict)
     test = found.best.metrics["test"]
     if test:
         results().print(f"accuracy of the winner, test: {test['accuracy']:.1%}")

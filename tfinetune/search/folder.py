@@ -37,6 +37,8 @@ class SearchRecipe(BaseModel):
             to add them up, would weigh a point of accuracy like a hundredth of a millisecond.
         trials: at most, the first counted, which is the default recipe.
         prune: whether trials without hope end early.
+        margin: standard errors of its validation accuracy by which a trial must lead the default
+            recipe to win; 0 takes the best. See `rank_results`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +51,7 @@ class SearchRecipe(BaseModel):
     objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("val_accuracy",)
     trials: Annotated[int, Field(ge=1)] = 20
     prune: bool = True
+    margin: Annotated[float, Field(ge=0)] = 1.0
 
     def __init__(self, **fields: Any) -> None:
         if isinstance(fields.get("space"), Space):
@@ -182,8 +185,9 @@ class SearchFolder:
         return [Result(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
     def leaderboard(self) -> list[Result]:
-        """Return the results, the best by the first objective first, the failed ones last."""
-        return rank_results(self.results(), self.recipe().objectives[0])
+        """Return the results, the winner by the first objective first, the failed ones last."""
+        asked = self.recipe()
+        return rank_results(self.results(), asked.objectives[0], margin=asked.margin)
 
     def drop_checkpoints(self) -> None:
         """Remove the weights of all but the best trials."""

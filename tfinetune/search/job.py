@@ -11,7 +11,7 @@ from tfinetune.errors import SearchError
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
 from tfinetune.search.folder import SearchFolder, SearchRecipe
-from tfinetune.search.leaderboard import Result, pareto_front
+from tfinetune.search.leaderboard import Result, pareto_front, verdict
 from tfinetune.search.ranking import Ranked
 from tfinetune.search.report import write_search_report
 from tfinetune.search.service import LOOPBACK, run_chief
@@ -31,7 +31,7 @@ class Search:
 
     Attributes:
         folder: paths of everything.
-        leaderboard: results, the best first.
+        leaderboard: results, the winner first.
         best: the run of the winner, an ordinary one.
         ranking: of the backbones, where there were several.
     """
@@ -46,6 +46,11 @@ class Search:
         """The results that none beats in every objective; see `leaderboard`."""
         return pareto_front(self.leaderboard, self.folder.recipe().objectives)
 
+    @property
+    def verdict(self) -> str:
+        """A sentence that says whether the winner is better than the default recipe."""
+        return verdict(self.leaderboard, self.folder.recipe().objectives[0])
+
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON takes, without the epochs of each trial."""
         return {
@@ -53,6 +58,7 @@ class Search:
             "best": str(self.folder.best_path),
             "objectives": list(self.folder.recipe().objectives),
             "ranking": [row.to_dict() for row in self.ranking],
+            "verdict": self.verdict,
             "leaderboard": [_without_history(result) for result in self.leaderboard],
             "pareto": [result.trial for result in self.pareto],
             "metrics": self.best.metrics,

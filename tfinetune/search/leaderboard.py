@@ -1,5 +1,6 @@
 """What trials gave, from the best to the failed, and those that no other beats in every respect."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ class Result:
         metrics: by objective, where it was measured.
         seconds: that the trial took.
         history: a row for every epoch.
+        examples: that validation counted.
         reason: why it failed.
     """
 
@@ -29,11 +31,21 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    examples: int = 0
     reason: str = ""
 
 
-def rank_results(results: Sequence[Result], objective: str) -> list[Result]:
-    """Sort results by an objective, equal ones by validation loss and age, failed ones last."""
+def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0.0) -> list[Result]:
+    """Sort results, the winner first and failed ones last.
+
+    Args:
+        results: in any order.
+        objective: that decides; equal ones are sorted by validation loss and age.
+        margin: by how many standard errors of its accuracy the best must lead the default recipe,
+            which is the winner otherwise: the best of many trials owes a part of its lead to luck
+            (Breiman et al. 1984, "Classification and Regression Trees", one standard error). It
+            applies to "val_accuracy" alone.
+    """
 
     def key(result: Result) -> tuple:
         if result.status == "failed":
@@ -41,7 +53,46 @@ def rank_results(results: Sequence[Result], objective: str) -> list[Result]:
         cost = _cost(result, objective)
         return (0, cost, result.metrics.get("val_loss", 0.0), result.trial)
 
-    return sorted(results, key=key)
+    ranked = sorted(results, key=key)
+    if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
+        default, best = default_of(ranked), ranked[0]
+        if default and default.metrics and lead(best, default) <= margin * standard_error(best):
+            ranked.remove(default)
+            ranked.insert(0, default)
+    return ranked
+
+
+def default_of(results: Sequence[Result]) -> Result | None:
+    """Return the result of the default recipe, which is the first trial."""
+    return next((result for result in results if int(result.trial) == 0), None)
+
+
+def lead(one: Result, other: Result) -> float:
+    """Return by how much a result's validation accuracy is above another's."""
+    return one.metrics["val_accuracy"] - other.metrics["val_accuracy"]
+
+
+def standard_error(result: Result) -> float:
+    """Return the standard error of a result's validation accuracy; 0 where nothing was counted."""
+    accuracy = result.metrics["val_accuracy"]
+    return math.sqrt(accuracy * (1 - accuracy) / result.examples) if result.examples else 0.0
+
+
+def verdict(leaderboard: Sequence[Result], objective: str) -> str:
+    """Say whether the winner of an objective, which comes first, beat the default recipe."""
+    winner, default = leaderboard[0], default_of(leaderboard)
+    if winner is not default:
+        return f"Trial {winner.trial} is the winner."
+    others = [result for result in leaderboard if result.status != "failed"]
+    best = max(others, key=lambda result: lead(result, winner))
+    if objective != "val_accuracy" or lead(best, winner) <= 0:
+        return "The default recipe is the winner: no trial was better."
+    return (
+        f"The default recipe is the winner: trial {best.trial} leads it by "
+        f"{100 * lead(best, winner):.1f} points on {best.examples} validation photos, where the "
+        f"standard error is {100 * standard_error(best):.1f}. That may be luck; --margin 0 takes "
+        "the best all the same."
+    )
 
 
 def pareto_front(results: Sequence[Result], objectives: Sequence[str]) -> list[Result]:
@@ -65,7 +116,8 @@ def describe(result: Result, results: Sequence[Result]) -> str:
     """Say in what a trial differs from the first of all, the default recipe; or why it failed."""
     if result.status == "failed":
         return result.reason
-    default = next((other.values for other in results if int(other.trial) == 0), {})
+    first = default_of(results)
+    default = first.values if first else {}
     changed = {name: v for name, v in result.values.items() if v != default.get(name)}
     told = ", ".join(f"{name} {short(value)}" for name, value in changed.items())
     return told or "the default recipe"

@@ -11,7 +11,13 @@ from tfinetune.evaluation import formatting
 from tfinetune.search.charts import learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.importance import importance
-from tfinetune.search.leaderboard import Result, describe, pareto_front
+from tfinetune.search.leaderboard import (
+    Result,
+    default_of,
+    describe,
+    pareto_front,
+    verdict,
+)
 from tfinetune.search.setup import read_ranking
 from tfinetune.storage import write_text
 
@@ -21,7 +27,7 @@ def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> 
 
     Args:
         folder: of the search.
-        leaderboard: results, the best first, the failed last.
+        leaderboard: results, the winner first, the failed last.
     """
     search = folder.recipe()
     good = [result for result in leaderboard if result.status != "failed"]
@@ -36,11 +42,11 @@ def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> 
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": formatting.duration, "value": _value}
-    default = next((result for result in leaderboard if int(result.trial) == 0), None)
     page = environment.get_template("search.html.jinja").render(
         search=search,
         leaderboard=leaderboard,
-        default=default,
+        default=default_of(leaderboard),
+        verdict=verdict(leaderboard, first),
         ranking=read_ranking(folder),
         front=pareto_front(good, search.objectives) if others else [],
         importance=importance(good, first, seed=search.recipe.seed),

@@ -201,7 +201,7 @@ class RecipeTuner(kt.Tuner):
         return {objective: result.metrics[objective]}
 
     def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
-        """Return status, metrics and history of a trial; keep its weights."""
+        """Return what the `Result` of a trial holds beside its values; keep its weights."""
         folder, path = self._folder, self._folder.checkpoint_path(name)
         path.unlink(missing_ok=True)  # a repeated trial starts anew
         checkpoint = HeldCheckpoint(path)
@@ -240,7 +240,12 @@ class RecipeTuner(kt.Tuner):
         }
         if "latency_ms" in self._search.objectives:
             metrics["latency_ms"] = latency_ms(tuner)
-        return {"status": status, "metrics": metrics, "history": watch.shares(state.history)}
+        return {
+            "status": status,
+            "metrics": metrics,
+            "history": watch.shares(state.history),
+            "examples": len(splits.validation),
+        }
 
     def _watch(self, name: str, epochs: int, drawn: dict[str, Any]) -> Watch:
         budget = epochs

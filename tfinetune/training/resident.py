@@ -25,12 +25,12 @@ STEPS_PER_CALL = 100
 
 
 def is_resident(split: Split) -> bool:
-    """Return whether the examples of a split are vectors in memory, few enough for tensors."""
+    """Return whether the examples of a split are features in memory, few enough for tensors."""
     if not isinstance(split.examples, CachedExamples):
         return False
     arrays = [array for view in split.examples.views for array in view]
     return (
-        all(array.ndim == 2 and not isinstance(array, np.memmap) for array in arrays)
+        not any(isinstance(array, np.memmap) for array in arrays)
         and sum(array.nbytes for array in arrays) <= MOST_BYTES
     )
 
