@@ -19,8 +19,8 @@ def test_search_that_was_killed_goes_on_where_it_was(world, here, tmp_path, monk
     process = subprocess.Popen(
         [sys.executable, "-m", "tfinetune", "search", world.photos, "--backbone", world.backbone,
          "--strategy", "head", "--epochs", "2", "--trials", "3", "--oracle", "random",
-         "--validation", "0.25", "--space", tmp_path / "space.yaml", "--set", "augmentation=none",
-         "--output", folder],
+         "--validation", "0.25", "--margin", "0", "--space", tmp_path / "space.yaml",
+         "--set", "augmentation=none", "--output", folder],
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     record = folder / "trials/trial_0/trial.json"  # a trial is finished when the oracle says so

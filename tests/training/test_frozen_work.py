@@ -115,8 +115,11 @@ def test_cached_training_gives_the_weights_of_plain_training(name, request, smal
     expected = fit(plain, splits, [phase], cache=None, augment=augment)
     received = fit(cached, splits, [phase], cache=FeatureCache(), augment=augment)
     moved = 0
-    for first, second, start in zip(expected, received, before, strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-5)
+    paths = [variable.path for variable in plain.assembly.logits_model.variables]
+    for path, first, second, start in zip(paths, expected, received, before, strict=True):
+        # The softmax cancels the bias of keys: its gradient is rounding, which Adam steps along.
+        atol = 1e-4 if path.endswith("key/bias") else 1e-5
+        np.testing.assert_allclose(first, second, atol=atol, err_msg=path)
         moved += not np.array_equal(first, start)
     assert 2 < moved < len(before)
 

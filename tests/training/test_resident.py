@@ -93,12 +93,14 @@ def test_training_stops_when_the_loss_is_not_finite(train):
     assert max(seen) < 3
 
 
-def test_maps_and_mapped_files_are_left_to_fit(splits):
+def test_large_features_and_mapped_files_are_left_to_fit(splits, monkeypatch):
     def kept(array):
         return dataclasses.replace(splits.train, examples=CachedExamples([[array]], ["float32"]))
 
     vectors, maps = np.zeros((4, 8), "float32"), np.zeros((4, 2, 2, 8), "float32")
     assert resident.is_resident(kept(vectors))
-    assert not resident.is_resident(kept(maps))
+    assert resident.is_resident(kept(maps))
     assert not resident.is_resident(kept(vectors.view(np.memmap)))
     assert not resident.is_resident(splits.train)
+    monkeypatch.setattr(resident, "MOST_BYTES", maps.nbytes - 1)
+    assert resident.is_resident(kept(vectors)) and not resident.is_resident(kept(maps))

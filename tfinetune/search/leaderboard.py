@@ -56,7 +56,7 @@ def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0
     ranked = sorted(results, key=key)
     if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
         default, best = default_of(ranked), ranked[0]
-        if default and default.metrics and lead(best, default) <= margin * standard_error(best):
+        if default and default.metrics and lead(best, default) < margin * standard_error(best):
             ranked.remove(default)
             ranked.insert(0, default)
     return ranked
