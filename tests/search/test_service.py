@@ -199,3 +199,14 @@ def test_worker_started_by_hand_goes_on_with_a_chief_that_was_restarted(
         process.kill()
     assert sorted(r.trial for r in folder.leaderboard()) == ["0", "1", "2"]
     assert {r.status for r in folder.leaderboard()} == {"completed"}
+
+
+def test_what_keras_tuner_sends_is_not_printed(capsys):
+    import keras_tuner as kt
+
+    hyperparameters = kt.HyperParameters()
+    hyperparameters.Choice("strategy", ["head", "lpft"])
+    with hyperparameters.conditional_scope("strategy", ["head"]):
+        hyperparameters.Int("head_units", 0, 8)
+    assert hyperparameters.to_proto().ByteSize() > 0
+    assert capsys.readouterr().out == ""

@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 from keras_tuner.src import protos
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
+from keras_tuner.src.engine import conditions
 
 from tfinetune.errors import SearchError
 from tfinetune.reporting import Reporter
@@ -30,6 +31,10 @@ from tfinetune.search.oracles import Durable
 from tfinetune.search.setup import Setup
 from tfinetune.search.tuner import RecipeTuner, Recycled
 from tfinetune.search.workbench import Workbench
+
+# KerasTuner 1.4 prints a value of every condition that it sends: a line of debugging that was left
+# in. There `print` now does nothing; to redirect standard output would take that of all threads.
+conditions.print = lambda *values: None
 
 LOOPBACK = "127.0.0.1:0"
 """A free port that only this machine reaches."""
