@@ -10,6 +10,7 @@ import time
 
 import pytest
 from keras_tuner.src import protos
+from keras_tuner.src.engine.trial import Trial
 
 import tfinetune as ft
 from tfinetune.errors import SearchError
@@ -210,3 +211,25 @@ def test_what_keras_tuner_sends_is_not_printed(capsys):
         hyperparameters.Int("head_units", 0, 8)
     assert hyperparameters.to_proto().ByteSize() > 0
     assert capsys.readouterr().out == ""
+
+
+def test_values_whose_condition_does_not_hold_count_neither_for_worker_nor_chief(
+    search_recipe, workbench, tmp_path
+):
+    space = {"strategy": ["lpft", "head"], "trainable": ["all", "stage_2:"], "batch_size": [8, 16]}
+    default = {"strategy": "lpft", "strategy_parameters": {"epochs": 1}}
+    folder = open_search(search_recipe(recipe=default, space=space), tmp_path / "s")
+    setup = prepare(folder, workbench)
+    oracle, tuner = setup.oracle, setup.tuner(workbench)
+    trial = oracle.create_trial("worker")
+    trial.hyperparameters.values = {"strategy": "head", "batch_size": 8}
+    received = Trial.from_proto(trial.to_proto())
+    assert received.hyperparameters.values["trainable"] == "all"  # the reason for all this
+    assert tuner.run_trial(received)["val_accuracy"] > 0
+    assert folder.results()[0].values == {"strategy": "head", "batch_size": 8}
+    returned = Trial.from_proto(received.to_proto())
+    returned.status = "COMPLETED"
+    oracle.update_trial(trial.trial_id, {"val_accuracy": 0.5})
+    oracle.end_trial(returned)
+    kept = oracle.trials[trial.trial_id].hyperparameters.values
+    assert kept == {"strategy": "head", "batch_size": 8}

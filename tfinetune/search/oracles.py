@@ -40,6 +40,11 @@ class Durable:
             return {"status": "RUNNING", "values": dict(self.hyperparameters.values)}
         return super().populate_space(trial_id)
 
+    def end_trial(self, trial: Any) -> None:
+        """Record what a trial gave, without values that do not count, which its way added."""
+        trial.hyperparameters.ensure_active_values()
+        super().end_trial(trial)
+
     @kt.synchronized
     def take_back(self, tuner_id: str) -> str | None:
         """Let the trial of a worker that is gone be given to the next that asks; return its id."""

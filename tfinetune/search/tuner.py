@@ -172,6 +172,8 @@ class RecipeTuner(kt.Tuner):
         keras.config.set_dtype_policy(self._policy)
         started = time.monotonic()
         self.running = trial.trial_id
+        # On its way between processes KerasTuner adds values whose conditions do not hold.
+        trial.hyperparameters.ensure_active_values()
         name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
         values = {n: v for n, v in drawn.items() if not n.startswith("tuner/")}
         try:
