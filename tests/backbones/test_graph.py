@@ -7,7 +7,14 @@ import keras
 import numpy as np
 import pytest
 
-from tfinetune.backbones.graph import bottlenecks, check_equal, detach, flatten, rebuild
+from tfinetune.backbones.graph import (
+    bottlenecks,
+    check_equal,
+    check_weights,
+    detach,
+    flatten,
+    rebuild,
+)
 from tfinetune.errors import BackboneError, FixedSizeError, UnsafeModelError
 
 layers = keras.layers
@@ -148,6 +155,22 @@ def test_outputs_that_tell_nothing_are_not_equal(small_cnn):
     for model in (empty, damaged):
         with pytest.raises(BackboneError, match="output is empty or not finite"):
             check_equal(model, model, what="Copying")
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight", "value", "reason"),
+    [
+        ("c0", "kernel", np.nan, "no finite number"),
+        ("bn0", "moving_variance", -1.0, "a negative variance"),
+    ],
+)
+def test_damaged_weights_are_refused(small_cnn, layer, weight, value, reason):
+    model = small_cnn()
+    check_weights(model)
+    variable = getattr(model.get_layer(layer), weight)
+    variable.assign(np.full(variable.shape, value))
+    with pytest.raises(BackboneError, match=f"{weight} of this backbone are damaged.*{reason}"):
+        check_weights(model)
 
 
 def test_a_detached_model_lets_go_of_the_rest(small_cnn):

@@ -200,14 +200,23 @@ def check_equal(reference: keras.Model, candidate: keras.Model, *, what: str) ->
             )
 
 
-def check_finite(model: keras.Model) -> None:
-    """Run a model on noise.
+def check_weights(model: keras.Model) -> None:
+    """Look for numbers that no training leaves, in a quarter of the time of running the model.
 
     Raises:
-        BackboneError: if its output tells nothing.
+        BackboneError: if a weight is not finite, or a variance negative.
     """
-    noise = sample_inputs(model)
-    _check_finite(_outputs(model, noise), noise)
+    for variable in model.variables:
+        if not variable.dtype.startswith(("float", "bfloat")):
+            continue
+        values = np.asarray(variable, "float32")
+        negative = variable.path.endswith("moving_variance") and (values < 0).any()
+        if negative or not np.isfinite(values).all():
+            raise BackboneError(
+                f"The weights {variable.path} of this backbone are damaged: they hold "
+                f"{'a negative variance' if negative else 'what is no finite number'}. Take "
+                "another copy of the model."
+            )
 
 
 def _check_finite(outputs: list[np.ndarray], inputs: list[np.ndarray]) -> None:

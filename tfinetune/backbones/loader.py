@@ -12,7 +12,7 @@ from tfinetune.backbones.graph import (
     alone,
     augmentation_layers,
     check_equal,
-    check_finite,
+    check_weights,
     detach,
     flatten,
     rebuild,
@@ -172,7 +172,7 @@ def _cut(
     headless = keras.Model(alone(flat.inputs), alone(list(cut.tensors)), name=name)
     fits = image_size is None or tuple(flat.inputs[0].shape[1:3]) == image_size
     if owned and fits and not any("/" in operation.name for operation in headless.operations):
-        check_finite(headless)
+        check_weights(headless)
         return detach(headless)
     rebuilt = rebuild(headless, image_size=image_size)
     check_equal(headless, rebuilt, what="Cutting the top off")
