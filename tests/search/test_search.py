@@ -17,7 +17,7 @@ from tfinetune.search.job import finish, open_search, run_trials
 from tfinetune.search.setup import read_ranking
 from tfinetune.search.soup import add_soup, mix
 from tfinetune.search.tuner import RecipeTuner
-from tfinetune.training import Checkpoint, FeatureCache
+from tfinetune.training import Candidate, Checkpoint, FeatureCache
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +271,23 @@ def test_soup_is_offered_beside_the_winner_only_if_it_predicts_no_worse(finished
     assert {c.phase for c in offered.candidates} <= {"head", "soup"}
     shipped = finished.best.metrics["validation"]["accuracy"]
     assert shipped == pytest.approx(max(c.accuracy for c in offered.candidates))
+
+
+def test_soup_that_ships_has_its_own_weights(finished, workbench, tmp_path):
+    trial = finished.leaderboard[0].trial
+    recipe = ft.Recipe.load(finished.folder.trial_path(trial) / "recipe.yaml")
+    state = Checkpoint(finished.folder.checkpoint_path(trial)).load()
+    mixed = mix(state.weights, [2 * array for array in state.weights], share=0.5)
+    state.candidates.append(Candidate("soup", mixed, 1.0, 0.0))
+    Checkpoint(tmp_path / "soup.npz").save(state)
+    tuner, splits = workbench.tuner(recipe)
+    strategy = ft.strategies.Head(**recipe.strategy_parameters)
+    outcome = tuner.fit(
+        splits, strategy, augment=recipe.augmentation, checkpoint=tmp_path / "soup.npz"
+    )
+    assert outcome.shipped.phase == "soup"
+    for received, expected in zip(tuner.assembly.get_weights(), mixed, strict=True):
+        np.testing.assert_array_equal(received, expected)
 
 
 def test_each_trial_says_what_it_gave_and_what_holds_for_all_is_said_once(

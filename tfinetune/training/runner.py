@@ -101,8 +101,7 @@ class Runner:
             state.phase, state.epoch, state.best, state.optimizer = index + 1, 0, None, []
             self._save(state)
         shipped = choose(state.candidates)
-        if shipped is not state.candidates[-1]:  # whose weights the model has
-            self.assembly.set_weights(shipped.weights)
+        self.assembly.set_weights(shipped.weights)
         return Outcome(shipped, state.candidates, state.history, state.seconds)
 
     def _solve_logistic(self, phase: Phase, state: TrainingState) -> Candidate:
