@@ -1,8 +1,12 @@
 """Rates per group: the same as one independent optimizer for each group."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfinetune.adaptation import AdamW, group_multipliers, resolve
 from tfinetune.adaptation.rules import groups_of
@@ -46,6 +50,16 @@ def test_layer_decay_equals_independent_optimizers(small_cnn):
         for gradients in steps:
             alone.apply_gradients([(keras.ops.convert_to_tensor(gradients[index]), variable)])
         np.testing.assert_allclose(ours[index], np.array(variable), rtol=0, atol=5e-7)
+
+
+def test_graph_of_a_training_step_is_freed():
+    optimizer, variable = AdamW(0.01), keras.Variable([1.0])
+    optimizer.build([variable])
+    step = tf.function(lambda: optimizer.apply([tf.ones(1)], [variable]), autograph=False)
+    graph = weakref.ref(step.get_concrete_function().graph)
+    del step
+    gc.collect()
+    assert graph() is None
 
 
 def test_optimizer_survives_its_config():

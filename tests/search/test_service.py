@@ -14,7 +14,6 @@ from keras_tuner.src.engine.trial import Trial
 
 import tfinetune as ft
 from tfinetune.errors import SearchError
-from tfinetune.search import worker
 from tfinetune.search.job import open_search
 from tfinetune.search.service import (
     LOOPBACK,
@@ -25,7 +24,6 @@ from tfinetune.search.service import (
     work,
 )
 from tfinetune.search.setup import Setup, prepare
-from tfinetune.search.tuner import RECYCLED_AFTER, Recycled
 
 
 class Listening(ft.Reporter):
@@ -74,27 +72,6 @@ def test_worker_that_is_killed_is_replaced_and_its_trial_given_out_again(
     assert killed and any("ended with code -9" in sentence for sentence in reporter.said)
     assert [r.status for r in board] == ["completed"] * 3
     assert {r.trial for r in board} == {"0", "1", "2"}
-
-
-def test_worker_that_has_trained_enough_makes_room_for_a_fresh_process(
-    search_recipe, workbench, tmp_path, monkeypatch
-):
-    folder = open_search(search_recipe(), tmp_path / "s")
-    tuner = prepare(folder, workbench).tuner(workbench)
-    tuner.done = RECYCLED_AFTER
-    tuner.pre_create_trial()  # where the oracle is in this process, nobody else could go on
-    tuner.oracle = object()
-    with pytest.raises(Recycled):
-        tuner.pre_create_trial()
-
-    def had_enough(*arguments):
-        raise Recycled
-
-    started = []
-    monkeypatch.setattr(worker, "run_worker", had_enough)
-    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
-    worker.main("127.0.0.1:1", "name", str(folder.path), str(os.getppid()))
-    assert started == [sys.orig_argv]
 
 
 @pytest.fixture

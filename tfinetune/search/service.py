@@ -29,7 +29,7 @@ from tfinetune.search.folder import SearchFolder
 from tfinetune.search.leaderboard import Result
 from tfinetune.search.oracles import Durable
 from tfinetune.search.setup import Setup
-from tfinetune.search.tuner import RecipeTuner, Recycled
+from tfinetune.search.tuner import RecipeTuner
 from tfinetune.search.workbench import Workbench
 
 # KerasTuner 1.4 prints a value of every condition that it sends: a line of debugging that was left
@@ -153,7 +153,7 @@ def run_chief(
 
 
 def run_worker(address: str, name: str, folder: SearchFolder) -> None:
-    """Train trials that a chief gives out, until it has no more or the process has had enough.
+    """Train trials that a chief gives out, until it has no more.
 
     Args:
         address: `HOST:PORT` of the chief.
@@ -162,7 +162,6 @@ def run_worker(address: str, name: str, folder: SearchFolder) -> None:
 
     Raises:
         SearchError: if the chief does not answer in time.
-        Recycled: if another process should go on.
     """
     host, port = split_address(address)
     reach(address)
@@ -216,10 +215,7 @@ def work(chief: str, output: str | Path) -> None:
     """
     split_address(chief)
     name = f"worker-{socket.gethostname()}-{os.getpid()}"
-    folder = SearchFolder.open(output)
-    while True:
-        with contextlib.suppress(Recycled):
-            return run_worker(chief, name, folder)
+    run_worker(chief, name, SearchFolder.open(output))
 
 
 def reach(address: str, *, seconds: float = REACH_SECONDS) -> None:

@@ -31,15 +31,6 @@ PAST_THE_LAST = 10**6
 """A phase that no strategy gets to."""
 
 
-RECYCLED_AFTER = 20
-"""Trials after which a worker's process makes room for a new one: TensorFlow keeps 2 MiB and more
-of the graphs of each."""
-
-
-class Recycled(Exception):
-    """Ends a worker that has trained enough."""
-
-
 class TrialEnded(Exception):
     """Ends a trial after an epoch, before all are done.
 
@@ -115,7 +106,6 @@ class RecipeTuner(kt.Tuner):
 
     Attributes:
         running: the trial that is being trained, or None.
-        done: how many it has trained.
     """
 
     def __init__(
@@ -133,7 +123,6 @@ class RecipeTuner(kt.Tuner):
         self._workbench, self._max_epochs = workbench, max_epochs
         self._search = folder.recipe()
         self.running: str | None = None
-        self.done = 0
         # clear_session resets the policy between trials.
         self._policy = keras.config.dtype_policy()
 
@@ -153,15 +142,9 @@ class RecipeTuner(kt.Tuner):
             self.oracle.save()
 
     def pre_create_trial(self) -> None:
-        """Do not ask a chief in a tight loop while it has nothing to do.
-
-        Raises:
-            Recycled: where another process should go on.
-        """
+        """Do not ask a chief in a tight loop while it has nothing to do."""
         if not isinstance(self.oracle, Durable):
             time.sleep(0.1)
-            if self.done >= RECYCLED_AFTER:
-                raise Recycled
 
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
         """Train the recipe of a trial and keep its result.
@@ -188,7 +171,6 @@ class RecipeTuner(kt.Tuner):
             raise kt.errors.FailedTrialError(reason) from error
         finally:
             self.running = None
-            self.done += 1
             keras.utils.clear_session()  # collects the models, which are cyclic
         result = Result(name, values=values, seconds=time.monotonic() - started, **result)
         result.metrics["seconds"] = result.seconds

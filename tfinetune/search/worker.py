@@ -8,7 +8,6 @@ import time
 from tfinetune.errors import TfinetuneError
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.service import run_worker
-from tfinetune.search.tuner import Recycled
 
 
 def main(chief: str, name: str, folder: str, parent: str) -> None:
@@ -16,8 +15,6 @@ def main(chief: str, name: str, folder: str, parent: str) -> None:
     threading.Thread(target=_die_with, args=(int(parent),), daemon=True).start()
     try:
         run_worker(chief, name, SearchFolder.open(folder))
-    except Recycled:
-        os.execv(sys.executable, sys.orig_argv)
     except TfinetuneError as error:
         sys.exit(str(error))
 

@@ -64,8 +64,16 @@ class ResidentEpochs:
         if class_weights:
             weights = np.array([class_weights[label] for label in sorted(class_weights)], "float32")
             self._targets.append(tf.constant(weights[train.labels]))
-        self._train_steps = self._loop(model.train_step, train)
-        self._test_steps = validation and self._loop(model.test_step, validation)
+        self._train_steps = self._loop(
+            model.train_step, train, like=(self._train_views[0], self._targets)
+        )
+        if validation is not None:
+            self._validation_targets = [tf.constant(validation.labels)]
+            self._test_steps = self._loop(
+                model.test_step,
+                validation,
+                like=(self._validation_features, self._validation_targets),
+            )
 
     def fit(self, epochs: range, *, first_epoch: int, callback: keras.callbacks.Callback) -> None:
         """Train and validate until the last epoch, or until the model's `stop_training`.
@@ -97,23 +105,30 @@ class ResidentEpochs:
 
     def _validate(self) -> dict[str, float]:
         self._model.reset_metrics()
-        labels = [tf.constant(self._validation.labels)]
-        self._test_steps(self._validation_features, labels, tf.range(len(self._validation)))
+        rows = tf.range(len(self._validation))
+        self._test_steps(self._validation_features, self._validation_targets, rows)
         return self._results()
 
     def _results(self) -> dict[str, float]:
         return {name: float(value) for name, value in self._model.get_metrics_result().items()}
 
-    def _loop(self, step: Callable[[Any], Any], split: Split) -> Callable[..., None]:
+    def _loop(
+        self,
+        step: Callable[[Any], Any],
+        split: Split,
+        *,
+        like: tuple[list[tf.Tensor], list[tf.Tensor]],
+    ) -> Callable[..., None]:
         """Return a function of (features, labels and weights, rows) that runs a step per batch.
 
         Args:
             step: the model's `train_step` or `test_step`.
             split: gives the types that the model takes.
+            like: features, labels and weights as they will come.
         """
         dtypes, batch_size = split.examples.dtypes, self._batch_size
 
-        @tf.function(reduce_retracing=True, autograph=False)
+        @tf.function(autograph=False)
         def run(
             features: Sequence[tf.Tensor], targets: Sequence[tf.Tensor], rows: tf.Tensor
         ) -> None:
@@ -131,7 +146,8 @@ class ResidentEpochs:
             more = functools.partial(tf.greater, tf.size(rows))
             tf.while_loop(more, one_step, first, parallel_iterations=1)
 
-        return run
+        specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, like)
+        return run.get_concrete_function(*specs, tf.TensorSpec([None], tf.int32))
 
 
 def _tensors(split: Split) -> list[list[tf.Tensor]]:
