@@ -88,9 +88,12 @@ class Blur(Pixelwise):
         weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
         for axis in (1, 2):
             size = tf.shape(images)[axis]
-            # Mirrored about the edge of the last pixel, again and again on a tiny photo.
-            beyond = tf.math.floormod(tf.range(-radius, size + radius), 2 * size)
-            padded = tf.gather(images, tf.minimum(beyond, 2 * size - 1 - beyond), axis=axis)
+            before, after = (
+                tf.gather(images, _mirror(places, size), axis=axis)
+                for places in (tf.range(-radius, 0), tf.range(size, size + radius))
+            )
+            # In one gather, XLA would look up every pixel anew for each weight.
+            padded = tf.concat([before, images, after], axis=axis)
             images = tf.add_n(
                 [
                     weights[:, k, None, None, None]
@@ -199,17 +202,20 @@ class Noise(Pixelwise):
     def apply(self, images, parameters):
         """Add noise that depends on each photo's own seed, not on its place in the batch."""
 
-        @tf.autograph.experimental.do_not_convert
         def normal(seed):
             shape = tf.shape(images)[1:]
             return tf.random.stateless_normal(shape, tf.stack([seed, 0]), alg="philox")
 
         seeds = tf.cast(parameters[:, 1], tf.int32)
         noise = tf.map_fn(normal, seeds, fn_output_signature=tf.float32)
-        # Executed eagerly, `map_fn` loses the shape of nothing.
-        noise = tf.reshape(noise, tf.shape(images))
         deviation = 255 * parameters[:, 0, None, None, None]
         return tf.clip_by_value(images + deviation * noise, 0.0, 255.0)
+
+
+def _mirror(places: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Mirror places about the edge of the last pixel, again and again on a tiny photo."""
+    places = tf.math.floormod(places, 2 * size)
+    return tf.minimum(places, 2 * size - 1 - places)
 
 
 def _size(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
