@@ -103,7 +103,8 @@ class Mixing(Operation):
         """
 
 
-def stack_matrix(rows: Sequence[Sequence[tf.Tensor | float]], *, like: tf.Tensor) -> tf.Tensor:
-    """Return float32 [b, n, n] of rows of entries that are numbers or tensors [b] as `like` is."""
-    entries = [entry + tf.zeros_like(like) for row in rows for entry in row]
+def stack_matrix(rows: Sequence[Sequence[tf.Tensor | int]], *, like: tf.Tensor) -> tf.Tensor:
+    """Return float32 [b, n, n] of rows of entries that are 0, 1 or tensors [b] as `like` is."""
+    numbers = tf.zeros_like(like), tf.ones_like(like)
+    entries = [numbers[e] if isinstance(e, int) else e for row in rows for e in row]
     return tf.reshape(tf.stack(entries, axis=-1), [-1, len(rows), len(rows)])

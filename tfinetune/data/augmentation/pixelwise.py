@@ -86,6 +86,7 @@ class Blur(Pixelwise):
         deviation = tf.maximum(parameters, 1e-3)
         weights = tf.exp(-0.5 * tf.square(places / deviation))
         weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
+        weights = tf.unstack(weights[..., None, None, None], axis=1)
         for axis in (1, 2):
             size = tf.shape(images)[axis]
             before, after = (
@@ -96,9 +97,8 @@ class Blur(Pixelwise):
             padded = tf.concat([before, images, after], axis=axis)
             images = tf.add_n(
                 [
-                    weights[:, k, None, None, None]
-                    * (padded[:, k : k + size] if axis == 1 else padded[:, :, k : k + size])
-                    for k in range(2 * radius + 1)
+                    weight * tf.slice(padded, [0] * axis + [k] + [0] * (3 - axis), tf.shape(images))
+                    for k, weight in enumerate(weights)
                 ]
             )
         return images

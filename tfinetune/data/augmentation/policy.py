@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from itertools import accumulate
 
 import tensorflow as tf
 
@@ -120,11 +119,9 @@ class Policy:
 
     def split(self, parameters: tf.Tensor) -> list[tuple[Operation, tf.Tensor]]:
         """Return each operation with its columns of a table [n, columns]."""
-        ends = list(accumulate(len(operation.neutral) for operation in self.operations))
-        return [
-            (operation, parameters[:, end - len(operation.neutral) : end])
-            for operation, end in zip(self.operations, ends, strict=True)
-        ]
+        widths = [len(operation.neutral) for operation in self.operations]
+        parts = tf.split(parameters, widths, axis=1) if widths else []
+        return list(zip(self.operations, parts, strict=True))
 
 
 def _parse(term: str) -> Operation:

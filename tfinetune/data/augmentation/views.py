@@ -34,16 +34,20 @@ def draw_parameters(
     """
     policy = get_policy(policy)
     seeds = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
-    pool = len(policy.pool)
-    shape = [count, policy.columns + pool]
+    columns = policy.columns
+    shape = [count, columns + len(policy.pool)]
     uniform = tf.random.stateless_uniform(shape, seeds, -1.0, 1.0, alg="philox")
+    drawn = [operation.draw(numbers) for operation, numbers in policy.split(uniform[:, :columns])]
     # Those of the pool whose number is among the `choose` smallest are drawn.
-    ranks = tf.argsort(tf.argsort(uniform[:, policy.columns :], axis=1), axis=1)
-    drawn = [operation.draw(numbers) for operation, numbers in policy.split(uniform)]
-    for index, operation in enumerate(policy.pool, start=len(policy.always)):
-        chosen = ranks[:, index - len(policy.always), None] < policy.choose
-        drawn[index] = tf.where(chosen, drawn[index], operation.neutral)
-    return tf.concat([uniform[:, :0], *drawn], axis=1)
+    ranks = tf.argsort(tf.argsort(uniform[:, columns:], axis=1), axis=1)
+    chosen = tf.pad(ranks < policy.choose, [[0, 0], [len(policy.always), 0]], constant_values=True)
+    neutral = [operation.neutral for operation in policy.operations]
+    owners = [index for index, numbers in enumerate(neutral) for _ in numbers]
+    return tf.where(
+        tf.gather(chosen, tf.constant(owners, tf.int32), axis=1),
+        tf.concat([uniform[:, :0], *drawn], axis=1),
+        tf.constant([number for numbers in neutral for number in numbers], tf.float32),
+    )
 
 
 def augment_batch(images: tf.Tensor, parameters: tf.Tensor, policy: str | Policy) -> tf.Tensor:
@@ -65,9 +69,19 @@ def augment_batch(images: tf.Tensor, parameters: tf.Tensor, policy: str | Policy
     policy = get_policy(policy)
     if all(isinstance(operation, Mixing) for operation in policy.operations):
         return tf.cast(images, tf.float32)
+    drawn = policy.split(parameters)
+    size = tf.cast(tf.shape(images)[1:3], tf.float32)
+    maps = [op.matrix(p, size) for op, p in drawn if isinstance(op, Geometric)]
+    recolourings = [op.matrix(p) for op, p in drawn if isinstance(op, Colour)]
+    count = tf.shape(images)[:1]
+    # From the view back to the photo: the last map first.
+    one_map = reduce(tf.matmul, maps, tf.eye(3, batch_shape=count))
+    recolouring = reduce(
+        lambda first, second: second @ first, recolourings, tf.eye(4, batch_shape=count)
+    )
     views = tf.cond(
-        tf.shape(images)[0] > 0,
-        lambda: _renderer(policy)(images, parameters),
+        count[0] > 0,
+        lambda: _renderer(policy)(images, parameters, one_map, recolouring),
         # XLA cannot loop over nothing.
         lambda: tf.cast(images, tf.float32),
     )
@@ -106,17 +120,17 @@ def _renderer(policy: Policy) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     # One program of XLA, photo after photo, takes RATIO of the time of an operation at a time over
     # the batch: a photo stays in the processor's cache, and takes no branch that it did not draw.
     @tf.function(autograph=False, jit_compile=True)
-    def render(images, parameters):
+    def render(*examples):
         return tf.map_fn(
             lambda example: _render(*example, policy),
-            (images, parameters),
+            examples,
             fn_output_signature=tf.float32,
         )
 
     return render
 
 
-def _render(image: tf.Tensor, parameters: tf.Tensor, policy: Policy) -> tf.Tensor:
+def _render(image, parameters, one_map, recolouring, policy: Policy) -> tf.Tensor:
     """Render one view, float32 [height, width, channels], from a row of parameters."""
     images = tf.cast(image[None], tf.float32)
     drawn = policy.split(parameters[None])
@@ -125,14 +139,9 @@ def _render(image: tf.Tensor, parameters: tf.Tensor, policy: Policy) -> tf.Tenso
         for kind in (Geometric, Colour, Pixelwise)
     )
     if geometric:
-        size = tf.cast(tf.shape(images)[1:3], tf.float32)
-        # From the view back to the photo: the last map first.
-        maps = reduce(tf.matmul, [operation.matrix(p, size) for operation, p in geometric])
-        images = _where_drawn(geometric, partial(_warp, maps=maps), images)
+        images = _where_drawn(geometric, partial(_warp, maps=one_map[None]), images)
     if colour:
-        matrices = [operation.matrix(p) for operation, p in colour]
-        matrix = reduce(lambda first, second: second @ first, matrices)
-        images = _where_drawn(colour, partial(_recolour, matrices=matrix), images)
+        images = _where_drawn(colour, partial(_recolour, matrices=recolouring[None]), images)
     for operation, columns in pixelwise:
         change = partial(operation.apply, parameters=columns)
         images = _where_drawn([(operation, columns)], change, images)
@@ -161,9 +170,7 @@ def _warp(images: tf.Tensor, maps: tf.Tensor) -> tf.Tensor:
     centre = (size - 1) / 2
     x = (tf.range(width, dtype=tf.float32) - centre[0])[None, None, :]
     y = (tf.range(height, dtype=tf.float32) - centre[1])[None, :, None]
-    (xx, xy, x1), (yx, yy, y1), (zx, zy, z1) = (
-        tf.unstack(row[..., None, None], axis=1) for row in tf.unstack(maps, axis=1)
-    )
+    xx, xy, x1, yx, yy, y1, zx, zy, z1 = tf.unstack(tf.reshape(maps, [-1, 9, 1, 1]), axis=1)
     distance = zx * x + zy * y + z1
     columns = _reflect((xx * x + xy * y + x1) / distance + centre[0], size[0])
     rows = _reflect((yx * x + yy * y + y1) / distance + centre[1], size[1])
