@@ -3,18 +3,12 @@
 All geometric operations of a policy become one warp and all colour operations one linear map.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial, reduce
+from collections.abc import Callable
+from functools import cache, reduce
 
 import tensorflow as tf
 
-from tfinetune.data.augmentation.operation import (
-    Colour,
-    Geometric,
-    Mixing,
-    Operation,
-    Pixelwise,
-)
+from tfinetune.data.augmentation.operation import Colour, Geometric, Mixing, Pixelwise
 from tfinetune.data.augmentation.policy import Policy, get_policy
 from tfinetune.errors import DataError
 
@@ -73,15 +67,15 @@ def augment_batch(images: tf.Tensor, parameters: tf.Tensor, policy: str | Policy
     size = tf.cast(tf.shape(images)[1:3], tf.float32)
     maps = [op.matrix(p, size) for op, p in drawn if isinstance(op, Geometric)]
     recolourings = [op.matrix(p) for op, p in drawn if isinstance(op, Colour)]
-    count = tf.shape(images)[:1]
-    # From the view back to the photo: the last map first.
-    one_map = reduce(tf.matmul, maps, tf.eye(3, batch_shape=count))
-    recolouring = reduce(
-        lambda first, second: second @ first, recolourings, tf.eye(4, batch_shape=count)
-    )
+    examples = {"image": images, "parameters": parameters}
+    if maps:
+        # From the view back to the photo: the last map first.
+        examples["map"] = reduce(tf.matmul, maps)
+    if recolourings:
+        examples["recolouring"] = reduce(lambda first, second: second @ first, recolourings)
     views = tf.cond(
-        count[0] > 0,
-        lambda: _renderer(policy)(images, parameters, one_map, recolouring),
+        tf.shape(images)[0] > 0,
+        lambda: _renderer(policy)(examples),
         # XLA cannot loop over nothing.
         lambda: tf.cast(images, tf.float32),
     )
@@ -114,56 +108,51 @@ def flip(images: tf.Tensor) -> tf.Tensor:
 
 
 @cache
-def _renderer(policy: Policy) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Return `augment_batch` for one policy, which is compiled once for each shape of the batch."""
+def _renderer(policy: Policy) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+    """Return what renders a batch, and is compiled once for each policy and shape."""
 
     # One program of XLA, photo after photo, takes RATIO of the time of an operation at a time over
     # the batch: a photo stays in the processor's cache, and takes no branch that it did not draw.
     @tf.function(autograph=False, jit_compile=True)
-    def render(*examples):
+    def render(examples):
         return tf.map_fn(
-            lambda example: _render(*example, policy),
-            examples,
-            fn_output_signature=tf.float32,
+            lambda example: _render(example, policy), examples, fn_output_signature=tf.float32
         )
 
     return render
 
 
-def _render(image, parameters, one_map, recolouring, policy: Policy) -> tf.Tensor:
-    """Render one view, float32 [height, width, channels], from a row of parameters."""
-    images = tf.cast(image[None], tf.float32)
-    drawn = policy.split(parameters[None])
-    geometric, colour, pixelwise = (
-        [(operation, columns) for operation, columns in drawn if isinstance(operation, kind)]
-        for kind in (Geometric, Colour, Pixelwise)
-    )
-    if geometric:
-        images = _where_drawn(geometric, partial(_warp, maps=one_map[None]), images)
-    if colour:
-        images = _where_drawn(colour, partial(_recolour, matrices=recolouring[None]), images)
-    for operation, columns in pixelwise:
-        change = partial(operation.apply, parameters=columns)
-        images = _where_drawn([(operation, columns)], change, images)
+def _render(example: dict[str, tf.Tensor], policy: Policy) -> tf.Tensor:
+    """Render one view, float32 [height, width, channels]."""
+    images = example["image"][None]
+    if "map" in example:
+        images = _warp(images, example["map"][None])
+    images = tf.cast(images, tf.float32)
+    if "recolouring" in example:
+        images = _recolour(images, example["recolouring"][None])
+    for operation, columns in policy.split(example["parameters"][None]):
+        if isinstance(operation, Pixelwise):
+            images = _apply_where_drawn(operation, images, columns)
     return images[0]
 
 
-def _where_drawn(
-    drawn: Sequence[tuple[Operation, tf.Tensor]],
-    change: Callable[[tf.Tensor], tf.Tensor],
-    images: tf.Tensor,
-) -> tf.Tensor:
-    """Change images unless all operations drew what changes nothing."""
-    unlike = [tf.reduce_any(columns != operation.neutral) for operation, columns in drawn]
-    return tf.cond(tf.reduce_any(unlike), lambda: change(images), lambda: images)
+def _apply_where_drawn(operation: Pixelwise, images: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+    return tf.cond(
+        tf.reduce_any(parameters != operation.neutral),
+        lambda: operation.apply(images, parameters),
+        lambda: images,
+    )
 
 
 def _warp(images: tf.Tensor, maps: tf.Tensor) -> tf.Tensor:
     """Sample each image, bilinearly, where its map leads from each pixel of the view.
 
     Args:
-        images: float32 [b, height, width, channels].
+        images: [b, height, width, channels].
         maps: float32 [b, 3, 3], for columns (x, y, 1) in pixels from the centre.
+
+    Returns:
+        float32 of the same shape.
     """
     count, height, width, channels = tf.unstack(tf.shape(images))
     size = tf.cast([width, height], tf.float32)
@@ -182,7 +171,7 @@ def _warp(images: tf.Tensor, maps: tf.Tensor) -> tf.Tensor:
     first = (tf.range(count) * height)[:, None, None]
 
     def at(row, column):
-        return tf.gather(pixels, (first + row) * width + column)
+        return tf.cast(tf.gather(pixels, (first + row) * width + column), tf.float32)
 
     upper = at(top, left) * (1 - across) + at(top, right) * across
     lower = at(bottom, left) * (1 - across) + at(bottom, right) * across
