@@ -53,7 +53,7 @@ def _turn_hue(photo):
 
 @tf.function(autograph=False, jit_compile=True)
 def _normal(shape, seed):
-    """The numbers of XLA, which are not those of TensorFlow's own kernel."""
+    """Draw the numbers of XLA, which are not those of TensorFlow's own kernel."""
     return tf.random.stateless_normal(shape, [seed, 0], alg="philox")
 
 
@@ -289,8 +289,7 @@ def test_amounts_of_nothing_change_nothing_and_impossible_ones_are_refused(name)
             operation(amount)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.float32), (3, np.uint8)])
 def test_batches_of_any_length_work_in_graph(channels, dtype):
     """All operations at once; batches of 3, 1 and none through one graph."""
     policy = Policy(tuple(OPERATIONS[name]() for name in PLAIN))

@@ -73,6 +73,22 @@ def test_views_are_bounded_and_a_function_of_seed_epoch_and_example(name):
         assert np.abs(first - views(seed=2)).max() > 1
 
 
+def test_the_compiled_program_renders_what_its_operations_do_one_by_one():
+    policy = get_policy("strong")
+    images = IMAGES.repeat(40, axis=0)
+    table = draw_parameters(len(images), policy, seed=3, epoch=0)
+    for operation, columns in policy.split(table):
+        assert np.any(columns != operation.neutral), f"no view drew {operation}"
+    compiled = augment_batch(images, table, policy).numpy()
+    tf.config.run_functions_eagerly(True)
+    try:
+        plain = augment_batch(images, table, policy).numpy()
+    finally:
+        tf.config.run_functions_eagerly(False)
+    # Where rounding crosses a step of `posterize`, a value differs by that step.
+    assert np.mean(np.abs(compiled - plain) > 0.01) < 1e-4
+
+
 def test_flip_mirrors_left_to_right():
     np.testing.assert_array_equal(flip(IMAGES), IMAGES[:, :, ::-1])
     assert get_policy("light").mirrors and get_policy("1 of: rotate, flip").mirrors

@@ -79,7 +79,10 @@ class Colour(Operation):
 
 
 class Pixelwise(Operation):
-    """Changes pixels in its own way, after geometry and colour, and only those it was drawn for."""
+    """Changes pixels in its own way, after geometry and colour, and only those it was drawn for.
+
+    What `apply` does is compiled by XLA: the shapes of its tensors must not depend on their values.
+    """
 
     @abstractmethod
     def apply(self, images: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
@@ -105,6 +108,6 @@ class Mixing(Operation):
 
 def stack_matrix(rows: Sequence[Sequence[tf.Tensor | int]], *, like: tf.Tensor) -> tf.Tensor:
     """Return float32 [b, n, n] of rows of entries that are 0, 1 or tensors [b] as `like` is."""
-    numbers = tf.zeros_like(like), tf.ones_like(like)
+    numbers = {0: tf.zeros_like(like), 1: tf.ones_like(like)}
     entries = [numbers[e] if isinstance(e, int) else e for row in rows for e in row]
     return tf.reshape(tf.stack(entries, axis=-1), [-1, len(rows), len(rows)])
