@@ -90,13 +90,17 @@ class Layerwise:
                 decay = keras.ops.cast(self.weight_decay, variable.dtype)
                 variable.assign(variable - variable * decay * rate)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple]) -> list[tuple]:
-        # A single device has nothing to sum, and `all_reduce` enters its gradient in a registry
-        # that keeps the graph of every `fit` for good: 15 MiB a trial in a search.
+    def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
+        # Keras clips first and sums over the replicas then: not the gradient of one device.
         replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync == 1:
-            return grads_and_vars
-        return super()._all_reduce_sum_gradients(grads_and_vars)
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        super()._backend_apply_gradients(grads, trainable_variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple]) -> list[tuple]:
+        # They are summed. A single device has nothing to sum, and `all_reduce` enters its gradient
+        # in a registry that keeps the graph of every `fit` for good: 15 MiB a trial in a search.
+        return grads_and_vars
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the optimizer."""

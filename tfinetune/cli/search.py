@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from tfinetune.cli.console import results, session
-from tfinetune.cli.options import absolute, parse_range, parse_settings
+from tfinetune.cli.options import Distribute, absolute, parse_range, parse_settings
 from tfinetune.cli.tables import print_json
 
 if TYPE_CHECKING:  # a real import would load TensorFlow
@@ -85,6 +85,7 @@ def command(
     test: Annotated[
         float | None, typer.Option(help="Share held out to measure the winner [0.15].")
     ] = None,
+    distribute: Distribute = None,
     seed: Annotated[int | None, typer.Option(help="Of the search and every trial [0].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -104,6 +105,7 @@ def command(
         "input_range": input_range and parse_range(input_range),
         "validation": validation,
         "test": test,
+        "distribute": distribute,
         "seed": seed,
         "strategy_parameters": {"epochs": epochs} if epochs is not None else None,
     }
