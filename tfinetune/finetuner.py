@@ -14,7 +14,7 @@ from tfinetune.array_store import ArrayStore
 from tfinetune.assembly import Assembly
 from tfinetune.backbones import Backbone, load_backbone
 from tfinetune.data import DataSpec, Split, Splits
-from tfinetune.distribution import check_made_here, device_strategy
+from tfinetune.distribution import check_made_here, device_strategy, replicas
 from tfinetune.errors import DataError, FixedSizeError, OutOfMemoryError
 from tfinetune.evaluation import classification_metrics, fit_temperature
 from tfinetune.evaluation.metrics import Metrics
@@ -65,6 +65,7 @@ class FineTuner:
 
     Attributes:
         precision: what was chosen, and why.
+        replicas: devices that `fit` shares each batch out among.
         model: the plain `keras.Model`: image `[b, H, W, 3]`, 0..255, to probabilities.
 
     Raises:
@@ -120,6 +121,9 @@ class FineTuner:
                 seed=seed,
             )
             self.precision = choose_precision(precision, self.assembly)
+            self.replicas = replicas()
+        if distribute != "none" and self.replicas == 1:
+            self.reporter.say(f"distribute={distribute!r} finds one device: nothing is shared out.")
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
         self._plan: Plan = resolve("all", self.assembly)

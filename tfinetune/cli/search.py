@@ -64,7 +64,10 @@ def command(
     max_time: Annotated[
         float | None, typer.Option(help="Minutes after which no epoch is started.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that train at the same time.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that train at the same time, each on every device it sees."),
+    ] = 1,
     chief: Annotated[
         str | None,
         typer.Option(help="HOST:PORT to give trials out at; with --worker, to take them from."),
