@@ -8,7 +8,14 @@ import typer
 from rich.table import Table
 
 from tfinetune.cli.console import results, session
-from tfinetune.cli.options import Distribute, absolute, parse_range, parse_settings
+from tfinetune.cli.options import (
+    Distribute,
+    Trust,
+    absolute,
+    parse_range,
+    parse_settings,
+    warn_of,
+)
 from tfinetune.cli.tables import print_json
 
 if TYPE_CHECKING:  # a real import would load TensorFlow
@@ -90,6 +97,7 @@ def command(
     ] = None,
     distribute: Distribute = None,
     seed: Annotated[int | None, typer.Option(help="Of the search and every trial [0].")] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Find the best recipe for a folder of photos; the first trial is the default one."""
@@ -125,11 +133,12 @@ def command(
     log = output / "log.txt"
     hint = f"Continue with `tfinetune search --resume --output {output}`."
     with session(log=log, on_interrupt=hint) as console:
+        warn_of(trust, console)
         from tfinetune import search
         from tfinetune.reporting import Reporter
 
         if worker:
-            search.work(chief, output)
+            search.work(chief, output, trust=trust)
             return
         question = None
         if source is not None:
@@ -141,6 +150,7 @@ def command(
             max_time=None if max_time is None else 60 * max_time,
             workers=workers,
             chief=chief,
+            trust=trust,
             reporter=Reporter(console),
         )
         if as_json:
