@@ -73,7 +73,9 @@ def command(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(help="Processes that train at the same time, each on every device it sees."),
+        typer.Option(
+            help="Processes that train at the same time; with --distribute each takes all devices."
+        ),
     ] = 1,
     chief: Annotated[
         str | None,
