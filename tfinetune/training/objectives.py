@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 CROSS_ENTROPY = "cross_entropy"
-"""Metric of the loss without smoothing and weights, so that validation losses can be compared."""
+"""Metric of the loss and nothing else, by which phases of any smoothing can be compared."""
 
 
 def cross_entropy(
@@ -49,7 +49,8 @@ def metrics(*, loss_too: bool = False, soft_labels: bool = False) -> list[keras.
     """Return the weighted metrics to compile with: `accuracy`, and the loss proper.
 
     Args:
-        loss_too: whether the loss that is minimized is another: smoothed, or weighted.
+        loss_too: whether the loss that is minimized is another: smoothed, weighted so that it is
+            a replica's share, or with penalties of the backbone's regularizers.
         soft_labels: see `cross_entropy`.
     """
     accuracy, loss = (

@@ -361,7 +361,8 @@ def compile_for(
         optimizer=build_optimizer(phase, assembly, steps=steps, precision=precision),
         loss=cross_entropy(phase.label_smoothing, soft_labels=soft_labels),
         weighted_metrics=metrics(
-            loss_too=phase.label_smoothing > 0 or is_distributed(), soft_labels=soft_labels
+            loss_too=phase.label_smoothing > 0 or is_distributed() or bool(model.losses),
+            soft_labels=soft_labels,
         ),
         # A step of MobileNetV2's last fifth took 7 times the processor time with XLA on a CPU.
         jit_compile=False,
