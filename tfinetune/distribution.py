@@ -96,18 +96,24 @@ def check_made_here(model: keras.Model) -> None:
         )
 
 
-def check_equal_to_one_device(*, batch_norm: Collection[str], precision: str) -> None:
-    """Refuse what several replicas would compute otherwise than one device.
+def check_can_share(model: keras.Model, *, batch_norm: Collection[str], precision: str) -> None:
+    """Refuse what several replicas could not train, or not to the weights of one device.
 
     Args:
+        model: that trains.
         batch_norm: policies of the phases.
         precision: that they train in.
 
     Raises:
-        DeviceError: if there are several and one of these is among it.
+        DeviceError: if the present scope has several replicas and one of these is among it.
     """
     if replicas() == 1:
         return
+    if any(tensor.dtype == "string" for tensor in model.inputs):
+        raise DeviceError(
+            "A model of texts cannot be distributed: Keras 3.15 averages the shares of a first "
+            "batch, which strings do not allow. Use distribute='none'."
+        )
     if "adapt" in batch_norm:
         raise DeviceError(
             "batch_norm='adapt' cannot be distributed: each replica would normalize by statistics "

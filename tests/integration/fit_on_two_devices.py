@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -59,6 +60,12 @@ def fit(splits: ft.data.Splits, folder: Path, *, distribute: str, interrupted: b
     }
 
 
+def text_model() -> keras.Model:
+    text = keras.Input((), dtype="string")
+    words = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=2)(text)
+    return keras.Model(text, layers.Embedding(4, 3)(words))
+
+
 def refusal(splits: ft.data.Splits, opened: object, **options: object) -> str:
     strategy = ft.strategies.Full(epochs=1, batch_norm=options.pop("batch_norm", "frozen"))
     try:
@@ -91,6 +98,7 @@ def main(photos: str, folder: Path) -> None:
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, two)
     splits = ft.data.from_image_folder(photos, image_size=16, validation=0.2, test=0)
+    texts = ft.data.from_arrays(np.array([f"a {n}" for n in range(8)]), np.arange(8) % 2)
     outcome = {
         "sizes": [len(splits.train), len(splits.validation)],
         "one": fit(splits, folder, distribute="none", interrupted=False),
@@ -98,6 +106,7 @@ def main(photos: str, folder: Path) -> None:
         "refusals": {
             "batch_norm": refusal(splits, backbone(), batch_norm="adapt"),
             "precision": refusal(splits, backbone(), precision="mixed_float16"),
+            "texts": refusal(texts, text_model()),
             "scope": refusal(splits, ft.load_backbone(backbone())),
         },
     }

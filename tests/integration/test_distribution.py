@@ -63,6 +63,7 @@ def test_metrics_count_every_example_once(outcome):
     [
         ("batch_norm", "batch_norm='adapt' cannot be distributed"),
         ("precision", "mixed_float16 cannot be distributed"),
+        ("texts", "model of texts cannot be distributed"),
         ("scope", "opened outside the strategy's scope"),
     ],
 )

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Split, Splits, get_policy
-from tfinetune.distribution import check_equal_to_one_device, is_distributed, share_out
+from tfinetune.distribution import check_can_share, is_distributed, share_out
 from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
 from tfinetune.reporting import Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
@@ -72,11 +72,12 @@ class Runner:
     def run(self, phases: Sequence[Phase]) -> Outcome:
         """Run the phases that are not finished yet, then load the candidate that ships."""
         check_head(phases, hidden=len(self.assembly.head_layers) > 1)
-        strategy = self.assembly.logits_model.distribute_strategy
-        with strategy.scope(), computing_in(self.precision, self.assembly.backbone.model):
-            batch_norm = {phase.batch_norm for phase in phases if phase.solver == "sgd"}
-            check_equal_to_one_device(batch_norm=batch_norm, precision=self.precision)
-            return self._run(phases)
+        model = self.assembly.logits_model
+        batch_norm = {phase.batch_norm for phase in phases if phase.solver == "sgd"}
+        with model.distribute_strategy.scope():
+            check_can_share(model, batch_norm=batch_norm, precision=self.precision)
+            with computing_in(self.precision, self.assembly.backbone.model):
+                return self._run(phases)
 
     def _run(self, phases: Sequence[Phase]) -> Outcome:
         _seed_generators(self.assembly, self.seed)
