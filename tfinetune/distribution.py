@@ -23,7 +23,7 @@ from tfinetune.recipe import DistributionName
 
 
 def device_strategy(name: DistributionName) -> tf.distribute.Strategy:
-    """Return the strategy of a name, in a process always the same one.
+    """Return the strategy of a name, the same one whenever a process asks.
 
     Args:
         name: `none` is the strategy in whose scope it is called, without one a single device.
@@ -38,20 +38,22 @@ def device_strategy(name: DistributionName) -> tf.distribute.Strategy:
         >>> device_strategy("mirrored").num_replicas_in_sync  # doctest: +SKIP
         2
     """
-    if name == "none":
-        return tf.distribute.get_strategy()
-    if name not in _MAKERS:
+    if name == "tpu":
+        return _tpu()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) > 1:
+            return _mirrored(*(device.name for device in devices))
+    elif name != "none":
         known = ", ".join(get_args(DistributionName))
         raise DeviceError(f"There is no way {name!r} to distribute training. Known: {known}.")
-    return _MAKERS[name]()
+    return tf.distribute.get_strategy()
 
 
+# Variables of one strategy cannot be used in the scope of another, even of its twin.
 @functools.cache
-def _mirrored() -> tf.distribute.Strategy:
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if len(devices) == 1:
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+def _mirrored(*devices: str) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
 
 
 @functools.cache
@@ -66,9 +68,6 @@ def _tpu() -> tf.distribute.Strategy:
             f"No TPU can be used as {name!r}: {' '.join(str(error).split())[:200]}. Set TPU_NAME "
             "to one, or train with distribute='mirrored' (GPUs) or 'none'."
         ) from error
-
-
-_MAKERS = {"mirrored": _mirrored, "tpu": _tpu}
 
 
 def is_distributed() -> bool:

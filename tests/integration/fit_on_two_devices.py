@@ -5,9 +5,11 @@ Usage: fit_on_two_devices.py PHOTOS FOLDER
 Writes FOLDER/outcome.json and a search to FOLDER/search.
 """
 
+import gc
 import json
 import os
 import sys
+import weakref
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,7 +20,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfinetune as ft
-from tfinetune import export
+from tfinetune import export, workflow
 from tfinetune.errors import DeviceError
 
 
@@ -60,6 +62,22 @@ def fit(splits: ft.data.Splits, folder: Path, *, distribute: str, interrupted: b
     }
 
 
+def graph_is_freed() -> bool:
+    """Whether nothing holds the graph of a training step once the step is gone."""
+    strategy = ft.distribution.device_strategy("mirrored")
+    with strategy.scope():
+        optimizer, variable = ft.optimizers.AdamW(0.01), keras.Variable([1.0])
+        optimizer.build([variable])
+    gradient = [tf.ones(1)]
+    step = tf.function(
+        lambda: strategy.run(lambda: optimizer.apply(gradient, [variable])), autograph=False
+    )
+    graph = weakref.ref(step.get_concrete_function().graph)
+    del step
+    gc.collect()
+    return graph() is None
+
+
 def text_model() -> keras.Model:
     text = keras.Input((), dtype="string")
     words = layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=2)(text)
@@ -75,17 +93,7 @@ def refusal(splits: ft.data.Splits, opened: object, **options: object) -> str:
     return ""
 
 
-def search(photos: str, folder: Path) -> None:
-    backbone().save(folder / "base.keras")
-    recipe = ft.Recipe(
-        data=photos,
-        backbone=str(folder / "base.keras"),
-        validation=0.25,
-        test=0.25,
-        strategy="head",
-        strategy_parameters={"epochs": 1},
-        distribute="mirrored",
-    )
+def search(recipe: ft.Recipe, folder: Path) -> None:
     space = {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True}}
     asked = ft.search.SearchRecipe(recipe=recipe, space=space, trials=2, margin=0)
     # The gate starts two processes more, which take longer than all else here; the test compares.
@@ -97,12 +105,24 @@ def main(photos: str, folder: Path) -> None:
     (cpu,) = tf.config.list_physical_devices("CPU")
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, two)
+    backbone().save(folder / "base.keras")
+    recipe = ft.Recipe(
+        data=photos,
+        backbone=str(folder / "base.keras"),
+        validation=0.25,
+        test=0.25,
+        strategy="head",
+        strategy_parameters={"epochs": 1},
+        distribute="mirrored",
+    )
     splits = ft.data.from_image_folder(photos, image_size=16, validation=0.2, test=0)
     texts = ft.data.from_arrays(np.array([f"a {n}" for n in range(8)]), np.arange(8) % 2)
     outcome = {
         "sizes": [len(splits.train), len(splits.validation)],
         "one": fit(splits, folder, distribute="none", interrupted=False),
         "two": fit(splits, folder, distribute="mirrored", interrupted=True),
+        "graph_is_freed": graph_is_freed(),
+        "estimated_seconds": workflow.plan(recipe)["estimated_seconds"],
         "refusals": {
             "batch_norm": refusal(splits, backbone(), batch_norm="adapt"),
             "precision": refusal(splits, backbone(), precision="mixed_float16"),
@@ -111,7 +131,7 @@ def main(photos: str, folder: Path) -> None:
         },
     }
     (folder / "outcome.json").write_text(json.dumps(outcome))
-    search(photos, folder)
+    search(recipe, folder)
 
 
 if __name__ == "__main__":

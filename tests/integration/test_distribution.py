@@ -71,6 +71,14 @@ def test_what_would_differ_is_refused(outcome, what, words):
     assert words in outcome["refusals"][what]
 
 
+def test_graph_of_a_distributed_step_is_freed(outcome):
+    assert outcome["graph_is_freed"]
+
+
+def test_plan_measures_a_step_as_it_is_shared_out(outcome):
+    assert outcome["estimated_seconds"]["head"] > 0
+
+
 def test_search_trains_every_trial_under_the_strategy_and_its_winner_is_an_ordinary_run(folder):
     leaderboard = json.loads((folder / "search" / "leaderboard.json").read_text())
     assert [result["status"] for result in leaderboard] == ["completed"] * 2
@@ -106,6 +114,15 @@ def test_unknown_name_and_missing_tpu_are_clear_errors(small_cnn, photo_folder):
         distribution.device_strategy("cluster")
     with pytest.raises(DeviceError, match="No TPU can be used as 'local'.*TPU_NAME"):
         distribution.device_strategy("tpu")
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_commands_pass_the_name_on(here, command, tmp_path):
+    done = here(command, tmp_path, "--output", tmp_path / "run", "--distribute", "cluster")
+    assert done.returncode == 1
+    assert "distribute: Input should be 'none', 'mirrored' or 'tpu' (got 'cluster')" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_mirrored_on_one_device_needs_no_strategy_and_says_so(small_cnn, photo_folder):
