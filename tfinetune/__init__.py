@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "data": "tfinetune.data",
+    "distribution": "tfinetune.distribution",
     "errors": "tfinetune.errors",
     "evaluation": "tfinetune.evaluation",
     "optimizers": "tfinetune.adaptation",

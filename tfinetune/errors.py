@@ -56,6 +56,10 @@ class RunError(TfinetuneError, ValueError):
     """A run folder is missing, incomplete, damaged or not empty."""
 
 
+class DeviceError(TfinetuneError, RuntimeError):
+    """The devices that were asked for are not there, or cannot train what was asked for."""
+
+
 class StorageError(TfinetuneError, OSError):
     """A file could not be written completely; nothing half-written was left."""
 

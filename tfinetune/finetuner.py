@@ -14,12 +14,13 @@ from tfinetune.array_store import ArrayStore
 from tfinetune.assembly import Assembly
 from tfinetune.backbones import Backbone, load_backbone
 from tfinetune.data import DataSpec, Split, Splits
+from tfinetune.distribution import check_made_here, device_strategy, replicas
 from tfinetune.errors import DataError, FixedSizeError, OutOfMemoryError
 from tfinetune.evaluation import classification_metrics, fit_temperature
 from tfinetune.evaluation.metrics import Metrics
 from tfinetune.export import ParityRow, export_checked, sample_photos
 from tfinetune.inference import constant_function, predict, predict_files
-from tfinetune.recipe import PrecisionName
+from tfinetune.recipe import DistributionName, PrecisionName
 from tfinetune.reporting import Reporter
 from tfinetune.storage import atomic_path
 from tfinetune.training import (
@@ -56,17 +57,21 @@ class FineTuner:
         precision: that the backbone computes in while `fit` trains it: `float32`,
             `mixed_bfloat16`, `mixed_float16`, or `auto`, the fastest that is measured now. What
             `fit` leaves computes in float32.
+        distribute: how `fit` shares each step out among devices, see
+            `tfinetune.distribution.device_strategy`.
         cache: where outputs of frozen layers are kept; give several tuners the same one to share
             them. None takes 2 GiB of memory and up to 10 GiB in `~/.cache/tfinetune`.
         reporter: shows progress; None is silent.
 
     Attributes:
         precision: what was chosen, and why.
+        replicas: devices that `fit` shares each batch out among.
         model: the plain `keras.Model`: image `[b, H, W, 3]`, 0..255, to probabilities.
 
     Raises:
         FixedSizeError: if the backbone cannot work at `spec.image_size`.
         DataError: if the backbone takes other inputs than the data set has.
+        DeviceError: if training cannot be distributed so.
 
     Example:
         >>> import tfinetune as ft  # doctest: +SKIP
@@ -88,31 +93,37 @@ class FineTuner:
         head_activation: str = "relu",
         seed: int = 0,
         precision: PrecisionName = "float32",
+        distribute: DistributionName = "none",
         cache: FeatureCache | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        if not isinstance(backbone, Backbone):
-            backbone = load_backbone(
-                backbone,
-                weights=weights,
-                image_size=spec.image_size,
-                input_range=input_range,
-                seed=seed,
-            )
-        _check_fit(backbone, spec)
         self.spec = spec
         self.seed = seed
         self.reporter = reporter or Reporter()
         self.cache = cache or FeatureCache(ArrayStore(), reporter=self.reporter)
-        self.assembly = Assembly(
-            backbone,
-            spec.num_classes,
-            dropout=dropout,
-            head_units=head_units,
-            head_activation=head_activation,
-            seed=seed,
-        )
-        self.precision = choose_precision(precision, self.assembly)
+        with device_strategy(distribute).scope():
+            if not isinstance(backbone, Backbone):
+                backbone = load_backbone(
+                    backbone,
+                    weights=weights,
+                    image_size=spec.image_size,
+                    input_range=input_range,
+                    seed=seed,
+                )
+            _check_fit(backbone, spec)
+            check_made_here(backbone.model)
+            self.assembly = Assembly(
+                backbone,
+                spec.num_classes,
+                dropout=dropout,
+                head_units=head_units,
+                head_activation=head_activation,
+                seed=seed,
+            )
+            self.precision = choose_precision(precision, self.assembly)
+            self.replicas = replicas()
+        if distribute != "none" and self.replicas == 1:
+            self.reporter.say(f"distribute={distribute!r} finds one device: nothing is shared out.")
         self.outcome: Outcome | None = None
         self.class_weights: dict[int, float] | None = None
         self._plan: Plan = resolve("all", self.assembly)

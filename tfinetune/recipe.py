@@ -15,6 +15,7 @@ from tfinetune.storage import write_text
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Preset = Literal["tf", "unit", "raw", "torch", "caffe"]
 PrecisionName = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+DistributionName = Literal["none", "mirrored", "tpu"]
 # Keras 3.15 on two CPU cores: a quantized Dense(3072) took 2.7 times as long as in float32.
 INT8_REFUSED = (
     "int8 is not a precision to train in: Keras quantizes Dense, EinsumDense and Embedding only, "
@@ -57,7 +58,9 @@ class Recipe(BaseModel):
         head_activation: of the hidden layer.
         precision: that the backbone computes in while it is trained; `auto` measures which is
             fastest, and the recipe of the run then names it.
-        batch_size: photos a training step.
+        distribute: how a step is shared out among devices: `none`, `mirrored` (all GPUs that the
+            process sees) or `tpu`, see `tfinetune.distribution`.
+        batch_size: photos a training step, all devices together.
         seed: of the split, the order, the augmentation and the initial weights.
         decoder_version: which decoder made the pixels.
     """
@@ -83,6 +86,7 @@ class Recipe(BaseModel):
     head_units: Annotated[int, Field(ge=0, le=65536)] = 0
     head_activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     precision: PrecisionName = "float32"
+    distribute: DistributionName = "none"
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoder_version: int = 3

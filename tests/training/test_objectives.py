@@ -9,6 +9,7 @@ from tfinetune.adaptation import OPTIMIZERS
 from tfinetune.errors import RecipeError
 from tfinetune.training import FeatureCache
 from tfinetune.training.objectives import cross_entropy
+from tfinetune.training.runner import accuracy_and_loss
 
 LOGITS = np.float32([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 LABELS = np.int32([0, 2])
@@ -51,6 +52,19 @@ def test_validation_loss_is_measured_without_smoothing(small_cnn, splits):
     labels = splits.validation.labels
     loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
     assert outcome.history[0]["val_loss"] == pytest.approx(loss, abs=1e-4)
+
+
+def test_validation_loss_is_measured_without_penalties_of_regularizers(small_cnn, splits):
+    base = small_cnn()
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            layer.kernel_regularizer = keras.regularizers.L2(1.0)
+    penalized = ft.FineTuner(keras.models.clone_model(base), splits.spec, input_range=(0, 255))
+    outcome = penalized.fit(splits, ft.strategies.Full(epochs=1), augment="none", calibrate=False)
+    measured = accuracy_and_loss(penalized.logits(splits.validation), splits.validation)
+    (row,) = outcome.history
+    assert (row["val_accuracy"], row["val_loss"]) == pytest.approx(measured, abs=1e-4)
+    assert row["loss"] > row["val_loss"] + 1
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

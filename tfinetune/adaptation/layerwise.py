@@ -90,13 +90,17 @@ class Layerwise:
                 decay = keras.ops.cast(self.weight_decay, variable.dtype)
                 variable.assign(variable - variable * decay * rate)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple]) -> list[tuple]:
-        # A single device has nothing to sum, and `all_reduce` enters its gradient in a registry
-        # that keeps the graph of every `fit` for good: 15 MiB a trial in a search.
+    def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
+        # Keras sums over the replicas what each has clipped, which one device would not compute.
         replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync == 1:
-            return grads_and_vars
-        return super()._all_reduce_sum_gradients(grads_and_vars)
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            grads = list(replica.merge_call(_summed, args=tuple(grads)))
+        super()._backend_apply_gradients(grads, trainable_variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple]) -> list[tuple]:
+        # They are summed. Keras's `all_reduce` would enter its own gradient in a registry that
+        # keeps the graph of every `fit` for good, of one device too: 15 MiB a trial in a search.
+        return grads_and_vars
 
     def get_config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the optimizer."""
@@ -141,6 +145,11 @@ class SGD(Layerwise, keras.optimizers.SGD):
 
 OptimizerName = Literal["adamw", "lion", "sgd"]
 OPTIMIZERS: dict[OptimizerName, type[Layerwise]] = {"adamw": AdamW, "lion": Lion, "sgd": SGD}
+
+
+def _summed(strategy: tf.distribute.Strategy, *gradients: Any) -> list[Any]:
+    pairs = [(gradient, gradient) for gradient in gradients]
+    return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
 
 
 def _variable_multipliers(assembly: Assembly, layer_decay: float) -> Mapping[int, float]:

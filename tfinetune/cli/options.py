@@ -16,6 +16,14 @@ Trust = Annotated[
     ),
 ]
 
+Distribute = Annotated[
+    str | None,
+    typer.Option(
+        help="none (default), mirrored (shares each step out among all GPUs that the process sees: "
+        "CUDA_VISIBLE_DEVICES) or tpu."
+    ),
+]
+
 
 def warn_of(trust: bool, console: "Console") -> None:
     """Say what `--trust` means, where it was given."""

@@ -8,7 +8,14 @@ import typer
 from rich.table import Table
 
 from tfinetune.cli.console import results, session
-from tfinetune.cli.options import Trust, absolute, parse_range, parse_settings, warn_of
+from tfinetune.cli.options import (
+    Distribute,
+    Trust,
+    absolute,
+    parse_range,
+    parse_settings,
+    warn_of,
+)
 from tfinetune.cli.tables import print_json
 
 if TYPE_CHECKING:  # a real import would load TensorFlow
@@ -64,7 +71,12 @@ def command(
     max_time: Annotated[
         float | None, typer.Option(help="Minutes after which no epoch is started.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that train at the same time.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Processes that train at the same time; with --distribute each takes all devices."
+        ),
+    ] = 1,
     chief: Annotated[
         str | None,
         typer.Option(help="HOST:PORT to give trials out at; with --worker, to take them from."),
@@ -85,6 +97,7 @@ def command(
     test: Annotated[
         float | None, typer.Option(help="Share held out to measure the winner [0.15].")
     ] = None,
+    distribute: Distribute = None,
     seed: Annotated[int | None, typer.Option(help="Of the search and every trial [0].")] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -105,6 +118,7 @@ def command(
         "input_range": input_range and parse_range(input_range),
         "validation": validation,
         "test": test,
+        "distribute": distribute,
         "seed": seed,
         "strategy_parameters": {"epochs": epochs} if epochs is not None else None,
     }

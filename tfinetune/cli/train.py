@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfinetune.cli.console import resume_hint, session
-from tfinetune.cli.options import Trust, absolute, parse_range, parse_settings, warn_of
+from tfinetune.cli.options import Distribute, Trust, absolute, parse_range, parse_settings, warn_of
 from tfinetune.cli.tables import show_plan, show_run
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ def command(
             help="float32 (default), mixed_bfloat16, mixed_float16, or auto: the fastest here."
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photos a step [32].")] = None,
+    distribute: Distribute = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photos a step, all devices together [32].")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of split, order, augmentation and head [0].")
     ] = None,
@@ -131,6 +134,7 @@ def command(
         "head_units": head_units,
         "head_activation": head_activation,
         "precision": precision,
+        "distribute": distribute,
         "batch_size": batch_size,
         "seed": seed,
     }

@@ -132,6 +132,11 @@ class HyperFineTune(kt.HyperModel):
             return model.fit(*(args or (train,)), **{**options, **kwargs})
 
     def _phases(self, recipe: Recipe, tuner: FineTuner) -> list[Phase]:
+        if recipe.distribute != "none":
+            raise RecipeError(
+                f"HyperFineTune trains on one device (distribute {recipe.distribute!r}); "
+                "`ft.search.run` distributes."
+            )
         if get_policy(recipe.augmentation).mixes:
             raise RecipeError(
                 f"HyperFineTune mixes no photos (augmentation {recipe.augmentation!r}); "

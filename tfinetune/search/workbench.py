@@ -55,7 +55,7 @@ class Workbench:
             opened = cut(recipe, opened, splits, self.reporter, cache=self.cache)
             return _Opened(opened, opened.model.get_weights(), _calls(opened.model))
 
-        fields = ("backbone", "weights", "image_size", "features", "input_range")
+        fields = ("backbone", "weights", "image_size", "features", "input_range", "distribute")
         key = (*_named(recipe, fields), *_named(recipe, _DIVISION))
         opened = _held(self._backbones, key, load)
         opened.backbone.model.set_weights(opened.pretrained)  # the last trial may have trained them

@@ -29,22 +29,25 @@ def class_weights(split: Split, *, mode: str = "auto") -> dict[int, float] | Non
     return {int(c): float(w) for c, w in zip(classes, weights, strict=True)}
 
 
-def weigh_soft_labels(
-    batches: tf.data.Dataset, weights: dict[int, float] | None
-) -> tf.data.Dataset:
-    """Give every example of a data set with soft labels the mean weight of its classes.
+def weigh(batches: tf.data.Dataset, weights: dict[int, float] | None) -> tf.data.Dataset:
+    """Give every example of a data set the weight of its class, of soft labels their mean weight.
 
-    Keras takes `class_weight` for such labels too but weighs each example as if it were wholly of
-    its largest class.
+    Keras takes `class_weight` for soft labels too but weighs each example as if it were wholly of
+    its largest class, and takes no other weights beside it.
 
     Args:
-        batches: images and float labels [b, classes].
+        batches: inputs and labels, int [b] or float [b, classes].
         weights: as `class_weights` returns them.
 
     Returns:
-        Images, labels and, where there are weights, sample weights [b].
+        Inputs, labels and, where there are weights, sample weights [b].
     """
     if weights is None:
         return batches
-    column = tf.constant([[weights[label]] for label in sorted(weights)], tf.float32)
-    return batches.map(lambda images, labels: (images, labels, tf.matmul(labels, column)[:, 0]))
+    by_class = tf.constant([weights[label] for label in sorted(weights)], tf.float32)
+
+    def weight(labels: tf.Tensor) -> tf.Tensor:
+        soft = labels.dtype.is_floating
+        return tf.linalg.matvec(labels, by_class) if soft else tf.gather(by_class, labels)
+
+    return batches.map(lambda inputs, labels: (inputs, labels, weight(labels)))

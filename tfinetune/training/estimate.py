@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from tfinetune.distribution import replicas
 from tfinetune.inference import constant_function
 from tfinetune.training.feature_cache import probe_views
 from tfinetune.training.frozen_work import FrozenWork
@@ -14,13 +15,15 @@ def estimate_seconds(work: FrozenWork, *, batch_size: int) -> dict[str, float]:
 
     Args:
         work: the phases, and what each of them runs once. The weights are put back afterwards.
+            Where training is distributed, call this in the strategy's scope.
         batch_size: photos a step.
 
     Returns:
         Seconds by phase name, without reading photos, validation, the convex solver and export.
     """
     assembly, train = work.assembly, work.splits.train
-    inputs, labels = next(iter(train.dataset(batch_size, epoch=0)))
+    share = -(-batch_size // replicas())  # what each device gets of a batch
+    inputs, labels = next(iter(train.dataset(share, epoch=0)))
     before = assembly.get_weights()
     seconds = {}
     for index, phase in enumerate(work.phases):

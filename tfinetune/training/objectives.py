@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 CROSS_ENTROPY = "cross_entropy"
-"""Metric of the loss without label smoothing, so that losses of any smoothing can be compared."""
+"""Metric of the loss and nothing else, by which phases of any smoothing can be compared."""
 
 
 def cross_entropy(
@@ -36,14 +36,32 @@ def cross_entropy(
     return smoothed
 
 
-def metrics(label_smoothing: float = 0.0, *, soft_labels: bool = False) -> list[keras.Metric]:
-    """Return what is measured beside the loss: `accuracy`, and the loss proper where it differs."""
+class EachOnce(keras.metrics.MeanMetricWrapper):
+    """A mean over all examples whose weight is not 0, each counted once."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add a batch."""
+        counted = None if sample_weight is None else ops.sign(sample_weight)
+        super().update_state(y_true, y_pred, counted)
+
+
+def metrics(*, loss_too: bool = False, soft_labels: bool = False) -> list[keras.Metric]:
+    """Return the weighted metrics to compile with: `accuracy`, and the loss proper.
+
+    Args:
+        loss_too: whether the loss that is minimized is another: smoothed, weighted so that it is
+            a replica's share, or with penalties of the backbone's regularizers.
+        soft_labels: see `cross_entropy`.
+    """
     accuracy, loss = (
-        (keras.metrics.CategoricalAccuracy, keras.metrics.CategoricalCrossentropy)
+        (keras.metrics.categorical_accuracy, keras.metrics.categorical_crossentropy)
         if soft_labels
-        else (keras.metrics.SparseCategoricalAccuracy, keras.metrics.SparseCategoricalCrossentropy)
+        else (
+            keras.metrics.sparse_categorical_accuracy,
+            keras.metrics.sparse_categorical_crossentropy,
+        )
     )
-    measured = [accuracy(name="accuracy")]
-    if label_smoothing:
-        measured.append(loss(name=CROSS_ENTROPY, from_logits=True))
+    measured = [EachOnce(accuracy, name="accuracy")]
+    if loss_too:
+        measured.append(EachOnce(loss, name=CROSS_ENTROPY, from_logits=True))
     return measured

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfinetune.assembly import Assembly
 from tfinetune.backbones.graph import sample_inputs
+from tfinetune.distribution import replicas
 from tfinetune.errors import RecipeError
 from tfinetune.inference import ConstantFunction, constant_function
 from tfinetune.recipe import INT8_REFUSED, PrecisionName
@@ -72,6 +73,8 @@ def choose_precision(name: PrecisionName, assembly: Assembly) -> Precision:
     candidate, hardware = _known_by_hardware()
     if candidate is None:
         return Precision("float32", hardware)
+    if candidate == "mixed_float16" and replicas() > 1:
+        return Precision("float32", "mixed_float16 cannot be distributed")
     speedup = _measured_speedup(assembly, candidate)
     if speedup < LEAST_SPEEDUP:
         return Precision(

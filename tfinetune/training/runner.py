@@ -17,10 +17,11 @@ from sklearn.metrics import accuracy_score, log_loss
 from tfinetune.adaptation import OPTIMIZERS, Plan
 from tfinetune.assembly import Assembly
 from tfinetune.data import Split, Splits, get_policy
+from tfinetune.distribution import check_can_share, is_distributed, share_out
 from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
 from tfinetune.reporting import Reporter
 from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
-from tfinetune.training.class_weights import weigh_soft_labels
+from tfinetune.training.class_weights import weigh
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
 from tfinetune.training.logistic import fit_logistic_head
@@ -71,8 +72,12 @@ class Runner:
     def run(self, phases: Sequence[Phase]) -> Outcome:
         """Run the phases that are not finished yet, then load the candidate that ships."""
         check_head(phases, hidden=len(self.assembly.head_layers) > 1)
-        with computing_in(self.precision, self.assembly.backbone.model):
-            return self._run(phases)
+        model = self.assembly.logits_model
+        batch_norm = {phase.batch_norm for phase in phases if phase.solver == "sgd"}
+        with model.distribute_strategy.scope():
+            check_can_share(model, batch_norm=batch_norm, precision=self.precision)
+            with computing_in(self.precision, self.assembly.backbone.model):
+                return self._run(phases)
 
     def _run(self, phases: Sequence[Phase]) -> Outcome:
         _seed_generators(self.assembly, self.seed)
@@ -164,7 +169,7 @@ class Runner:
     ) -> None:
         """Train the epochs of a phase behind the `done` ones; `first_epoch` is its first."""
         train, validation, class_weights = stage.train, stage.validation, self.class_weights
-        if is_resident(train):
+        if is_resident(train) and not is_distributed():
             epochs = ResidentEpochs(
                 stage.model,
                 train,
@@ -185,12 +190,17 @@ class Runner:
             seed=self.seed,
         )
         held_out = validation and validation.dataset(self.batch_size, epoch=0)
-        if get_policy(stage.augment).mixes:
-            batches, class_weights = weigh_soft_labels(batches, class_weights), None
+        mixes = get_policy(stage.augment).mixes
+        if mixes or is_distributed():
+            batches, class_weights = weigh(batches, class_weights), None
+        if mixes:
             classes = train.num_classes
             held_out = held_out and held_out.map(
                 lambda images, labels: (images, ops.one_hot(labels, classes))
             )
+        if is_distributed():
+            batches = share_out(batches, batch_size=self.batch_size)
+            held_out = held_out and share_out(held_out, batch_size=self.batch_size)
         stage.model.fit(
             batches,
             initial_epoch=done,
@@ -351,7 +361,10 @@ def compile_for(
     model.compile(
         optimizer=build_optimizer(phase, assembly, steps=steps, precision=precision),
         loss=cross_entropy(phase.label_smoothing, soft_labels=soft_labels),
-        metrics=metrics(phase.label_smoothing, soft_labels=soft_labels),
+        weighted_metrics=metrics(
+            loss_too=phase.label_smoothing > 0 or is_distributed() or bool(model.losses),
+            soft_labels=soft_labels,
+        ),
         # A step of MobileNetV2's last fifth took 7 times the processor time with XLA on a CPU.
         jit_compile=False,
     )

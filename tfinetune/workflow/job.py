@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfinetune.data import Splits
+from tfinetune.distribution import device_strategy
 from tfinetune.evaluation import write_report
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
@@ -42,7 +43,8 @@ def plan(
         recipe, tuner, splits = prepare(recipe, reporter, cache=cache)
         phases = tuner.phases(strategy)
         work = tuner.frozen_work(splits, phases, augment=recipe.augmentation)
-        seconds = estimate_seconds(work, batch_size=recipe.batch_size)
+        with device_strategy(recipe.distribute).scope():
+            seconds = estimate_seconds(work, batch_size=recipe.batch_size)
     scaling = tuner.backbone.input_scaling
     return {
         "photos": sum(sum(counts.values()) for counts in splits.spec.counts.values()),

@@ -7,6 +7,7 @@ import keras
 
 from tfinetune.backbones import Backbone, load_backbone
 from tfinetune.data import DECODER_VERSION, Splits, from_image_folder, get_policy
+from tfinetune.distribution import device_strategy
 from tfinetune.errors import BackboneUnavailableError, RecipeError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
@@ -105,22 +106,23 @@ def cut(
 
 
 def tuner_options(recipe: Recipe) -> dict[str, Any]:
-    """Return what a recipe says of head, precision and seed, as arguments of `FineTuner`."""
-    fields = ("dropout", "head_units", "head_activation", "precision", "seed")
+    """Return what a recipe says of head, devices and seed, as arguments of `FineTuner`."""
+    fields = ("dropout", "head_units", "head_activation", "precision", "distribute", "seed")
     return {name: getattr(recipe, name) for name in fields}
 
 
 def open_backbone(recipe: Recipe, source: str | keras.Model) -> Backbone:
     """Return a backbone as a recipe wants it; its source may be another than the recipe names."""
-    return load_backbone(
-        source,
-        weights=recipe.weights,
-        image_size=recipe.image_size,
-        input_range=recipe.input_range,
-        features=None if recipe.features == AUTO_FEATURES else recipe.features,
-        endpoint=recipe.endpoint,
-        seed=recipe.seed,
-    )
+    with device_strategy(recipe.distribute).scope():
+        return load_backbone(
+            source,
+            weights=recipe.weights,
+            image_size=recipe.image_size,
+            input_range=recipe.input_range,
+            features=None if recipe.features == AUTO_FEATURES else recipe.features,
+            endpoint=recipe.endpoint,
+            seed=recipe.seed,
+        )
 
 
 def load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:

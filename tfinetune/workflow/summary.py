@@ -29,6 +29,7 @@ from tfinetune.training.precision import Precision
 
 def announcement(tuner: FineTuner, splits: Splits) -> list[str]:
     """Say in a few sentences what was read, before the long part starts."""
+    shared = f", each step shared out among {tuner.replicas} of them" if tuner.replicas > 1 else ""
     sizes = {s.name: len(s) for s in (splits.train, splits.validation, splits.test) if s}
     scaling = tuner.backbone.input_scaling
     height, width = tuner.backbone.image_size
@@ -37,7 +38,7 @@ def announcement(tuner: FineTuner, splits: Splits) -> list[str]:
         f"({', '.join(f'{count} {name}' for name, count in sizes.items())}); "
         f"{len(splits.quarantine)} set aside, {splits.ignored} stray files ignored.",
         f"Backbone {Path(tuner.backbone.provenance.source).name} at {height}x{width} pixels, "
-        f"expects {scaling.describe()} ({scaling.origin}). Device: {device()}, "
+        f"expects {scaling.describe()} ({scaling.origin}). Device: {device()}{shared}, "
         f"training in {tuner.precision.describe()}.",
     ]
     if splits.duplicates:
