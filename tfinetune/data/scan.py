@@ -28,6 +28,7 @@ from tfinetune.data.pixels import Pixels, PixelStore
 from tfinetune.storage import sha256_file
 
 _BATCH = 32
+_CHUNK = 8
 _THUMBNAIL = (32, 32, 3)
 
 Progress = Callable[[int, int], None]
@@ -115,21 +116,24 @@ def scan_files(
     """
     pool = ThreadPoolExecutor()
     try:
-        glances = list(pool.map(glance, paths))
+        glances = [seen for some in pool.map(_glance_all, _chunks(paths)) for seen in some]
         failures = {index: seen.reason for index, seen in enumerate(glances) if seen.reason}
         readable = set(range(len(paths))).difference(failures)
-        checksums = {index: pool.submit(sha256_file, paths[index]) for index in sorted(readable)}
+        checksums = {}
+        for some in _chunks(sorted(readable)):
+            hashing = pool.submit(_hash_all, {index: paths[index] for index in some})
+            checksums.update(dict.fromkeys(some, hashing))
         plan = partial(plan_jpegs, image_size=image_size, aspect=aspect)
         reader = partial(_scanner, image_size, aspect, store is not None)
         usable, digests, thumbnails = [], [], [np.empty((0, *_THUMBNAIL), np.uint8)]
         for indices, images, small in _stream(paths, glances, plan, reader):
             hashed = []
             for place, index in enumerate(indices.tolist()):
-                try:
-                    digests.append(checksums[index].result())
-                except OSError as error:
-                    failures[index] = read_failure(error)
+                digest = checksums[index].result()[index]
+                if isinstance(digest, OSError):
+                    failures[index] = read_failure(digest)
                     continue
+                digests.append(digest)
                 hashed.append(place)
                 if progress:
                     done = len(usable) + len(hashed)
@@ -157,6 +161,26 @@ def scan_files(
         failures={i: failures[i] for i in sorted(set(failures).difference(foreign))},
         foreign=foreign,
     )
+
+
+def _chunks(items: Sequence) -> list[Sequence]:
+    """Divide what is passed to threads: one by one, that takes as long as the work itself."""
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+
+
+def _glance_all(paths: Sequence[Path]) -> list[Glance]:
+    return [glance(path) for path in paths]
+
+
+def _hash_all(paths: dict[int, Path]) -> dict[int, str | OSError]:
+    """Return the SHA-256 of each file, or why it cannot be read."""
+    digests = {}
+    for index, path in paths.items():
+        try:
+            digests[index] = sha256_file(path)
+        except OSError as error:
+            digests[index] = error
+    return digests
 
 
 @functools.cache
