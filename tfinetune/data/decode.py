@@ -145,7 +145,7 @@ class JpegPlan(NamedTuple):
 def plan_jpegs(extents: np.ndarray, *, image_size: tuple[int, int], aspect: Aspect) -> JpegPlan:
     """Plan the decoding of JPEGs, int [n, 2]: for n at once it takes next to no time.
 
-    In the graph, photo by photo, the same small operations take a sixth of the whole decoding.
+    In the graph, photo by photo, the same small operations take an eighth of the whole decoding.
     """
     extents = tf.constant(extents, tf.int64)
     scales = _scale(extents, image_size)
@@ -166,7 +166,8 @@ def decode_planned_jpeg(contents: tf.Tensor, plan: JpegPlan) -> tf.Tensor:
     """
     shape = tf.io.extract_jpeg_shape(contents)
     # Whatever the plan says, libjpeg allocates what the file says.
-    agrees = tf.debugging.Assert(tf.reduce_all(shape[:2] == plan.extent), [REASONS[DAMAGED]])
+    same = tf.reduce_all(shape[:2] == plan.extent)
+    agrees = tf.debugging.Assert(same, ["the JPEG is not of the planned size", shape])
     with tf.control_dependencies([agrees]):
         contents = tf.identity(contents)
     return _decode_at(plan.scale, contents)
