@@ -13,7 +13,7 @@ from typing import Any
 
 from tfinetune.errors import RecipeError, RunError
 from tfinetune.recipe import Recipe
-from tfinetune.storage import remove_partials, sha256_file, write_json, write_text
+from tfinetune.storage import claim_folder, remove_partials, sha256_file, write_json, write_text
 
 # Log and checkpoints change after the end (a later command logs; a resume may prune).
 _UNLISTED = ("log.txt", "manifest.json", "checkpoints/")
@@ -55,18 +55,7 @@ class RunFolder:
             RunError: if there is something in it already, or it cannot be made.
         """
         folder = cls(path)
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            taken = any(folder.path.iterdir())
-        except OSError as error:
-            raise RunError(f"Cannot use {path} as a run folder: {error.strerror}.") from None
-        if taken:
-            way_out = (
-                "add --resume to continue that run, or choose another --output"
-                if folder.recipe_path.exists()
-                else "choose another --output"
-            )
-            raise RunError(f"{path} is not empty. Nothing was changed there: {way_out}.")
+        claim_folder(folder.path, resumable=folder.recipe_path, error_class=RunError)
         return folder
 
     @classmethod

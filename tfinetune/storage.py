@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfinetune.errors import StorageError
+from tfinetune.errors import StorageError, TfinetuneError
 
 
 @contextlib.contextmanager
@@ -53,6 +53,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 "Free some space or choose another --output."
             ) from error
         raise
+
+
+def claim_folder(path: Path, *, resumable: Path, error_class: type[TfinetuneError]) -> None:
+    """Make a folder, or take one that is empty.
+
+    Args:
+        path: of the folder.
+        resumable: what is in it where something was begun that can go on.
+        error_class: what is raised.
+
+    Raises:
+        TfinetuneError: of that class, if there is something in the folder, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        taken = any(path.iterdir())
+    except OSError as error:
+        raise error_class(f"Cannot use the folder {path}: {error.strerror}.") from None
+    if taken:
+        way_out = "add --resume to go on with what is there, or " if resumable.exists() else ""
+        raise error_class(
+            f"{path} is not empty. Nothing was changed there: {way_out}choose another --output."
+        )
 
 
 def remove_partials(folder: str | Path) -> None:

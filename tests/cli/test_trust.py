@@ -61,6 +61,25 @@ def test_a_run_on_a_trusted_saved_model_opens_again_for_who_trusts_it(
     assert tuner.backbone.provenance.kind == "saved_model"
 
 
+@pytest.mark.slow
+def test_a_search_over_a_trusted_saved_model_is_trusted_in_its_workers_and_resumed_by_who_trusts(
+    reading, photo_folder, tmp_path, here
+):
+    found, space = tmp_path / "found", tmp_path / "space.yaml"
+    space.write_text("dropout: [0.2, 0.5]")
+    command = ("search", photo_folder(), "--backbone", reading, "--input-range", "0,1",
+               "--strategy", "head", "--epochs", 1, "--space", space, "--trials", 2,
+               "--workers", 1, "--chief", "127.0.0.1:0")  # fmt: skip
+    refused = here(*command, "--output", tmp_path / "refused")
+    assert refused.returncode == 1 and "ReadFile" in refused.stderr
+    searched = here(*command, "--output", found, "--trust")
+    assert searched.returncode == 0, searched.stderr
+    assert workflow.open_run(found / "best").recipe.trust
+    resume = ("search", "--resume", "--output", found)
+    assert "A file cannot decide that" in " ".join(here(*resume).stderr.split())
+    assert here(*resume, "--trust").returncode == 0
+
+
 def test_a_recipe_that_says_trust_grants_none(reading, photo_folder, tmp_path):
     recipe = Recipe(data=str(photo_folder()), backbone=str(reading), trust=True, input_range=(0, 1))
     recipe.save(tmp_path / "strangers.yaml")

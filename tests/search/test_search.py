@@ -14,7 +14,8 @@ from tfinetune.errors import SearchError
 from tfinetune.reporting import Reporter
 from tfinetune.search import Result, SearchFolder, Workbench, run
 from tfinetune.search.job import finish, open_search, run_trials
-from tfinetune.search.setup import read_ranking
+from tfinetune.search.ranking import Ranked
+from tfinetune.search.setup import read_ranking, worth_searching
 from tfinetune.search.soup import add_soup, mix
 from tfinetune.search.tuner import RecipeTuner
 from tfinetune.training import Candidate, Checkpoint, FeatureCache
@@ -223,6 +224,16 @@ def test_several_backbones_are_ranked_and_the_best_are_searched(
         assert recipe.backbone == best.backbone
 
 
+def test_backbone_far_behind_the_best_is_not_searched_over():
+    ranking = [
+        Ranked("best", 0.78, log_me=0.3),
+        Ranked("behind", 0.6, log_me=0.2),
+        Ranked("hopeless", 0.3, log_me=-0.1),
+        Ranked("broken", reason="it is no model"),
+    ]
+    assert [row.backbone for row in worth_searching(ranking)] == ["best", "behind"]
+
+
 def test_several_objectives_are_measured_and_the_first_decides(search_recipe, trials):
     asked = search_recipe(objectives=("val_loss", "latency_ms"), trials=2)
     board = trials(asked)
@@ -271,6 +282,13 @@ def test_soup_is_offered_beside_the_winner_only_if_it_predicts_no_worse(finished
     assert {c.phase for c in offered.candidates} <= {"head", "soup"}
     shipped = finished.best.metrics["validation"]["accuracy"]
     assert shipped == pytest.approx(max(c.accuracy for c in offered.candidates))
+
+
+def test_soup_must_lead_by_the_margin_of_the_search(finished, workbench, monkeypatch):
+    margin = finished.folder.recipe().replace(margin=1e9)
+    monkeypatch.setattr(type(finished.folder), "recipe", lambda folder: margin)
+    path = add_soup(finished.folder, finished.leaderboard, workbench)
+    assert path == finished.folder.checkpoint_path(finished.leaderboard[0].trial)
 
 
 def test_soup_that_ships_has_its_own_weights(finished, workbench, tmp_path):

@@ -25,6 +25,8 @@ def every_kind():
     x = layers.BatchNormalization(name="fold_2", scale=False)(x)
     x = layers.Conv2D(8, 3, groups=2, dilation_rate=2, name="dilated")(x)
     x = layers.BatchNormalization(name="fold_3", center=False)(x)
+    x = layers.Conv2D(8, 1, name="pointwise")(x)
+    x = layers.BatchNormalization(name="fold_4")(x)
     shared = layers.Conv2D(8, 1, name="shared")(x)
     x = layers.Add()([shared, layers.BatchNormalization(name="stays_1")(shared)])
     x = layers.Conv2D(6, 1, activation="tanh", name="active")(x)
@@ -75,7 +77,7 @@ def test_only_what_one_frozen_norm_alone_follows_is_folded(splits):
     tuner = tuner_for(splits)
     phase = Phase(name="all", trainable="all", epochs=3)
     model, names = folded_in(tuner, splits, phase)
-    assert names == {"fold_1", "fold_2", "fold_3"}
+    assert names == {"fold_1", "fold_2", "fold_3", "fold_4"}
     images = IMAGES.astype("float32")
     expected = tuner.assembly.logits_model(images)
     np.testing.assert_allclose(model(images), expected, atol=1e-5)

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from tfinetune.cli.console import results, session
-from tfinetune.cli.options import absolute, parse_range, parse_settings
+from tfinetune.cli.options import Trust, absolute, parse_range, parse_settings, warn_of
 from tfinetune.cli.tables import print_json
 
 if TYPE_CHECKING:  # a real import would load TensorFlow
@@ -86,6 +86,7 @@ def command(
         float | None, typer.Option(help="Share held out to measure the winner [0.15].")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the search and every trial [0].")] = None,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Find the best recipe for a folder of photos; the first trial is the default one."""
@@ -120,11 +121,12 @@ def command(
     log = output / "log.txt"
     hint = f"Continue with `tfinetune search --resume --output {output}`."
     with session(log=log, on_interrupt=hint) as console:
+        warn_of(trust, console)
         from tfinetune import search
         from tfinetune.reporting import Reporter
 
         if worker:
-            search.work(chief, output)
+            search.work(chief, output, trust=trust)
             return
         question = None
         if source is not None:
@@ -136,6 +138,7 @@ def command(
             max_time=None if max_time is None else 60 * max_time,
             workers=workers,
             chief=chief,
+            trust=trust,
             reporter=Reporter(console),
         )
         if as_json:

@@ -17,7 +17,7 @@ from tfinetune.recipe import Recipe, explain_validation
 from tfinetune.search.leaderboard import Result, rank_results
 from tfinetune.search.oracles import OBJECTIVES
 from tfinetune.search.space import Space
-from tfinetune.storage import remove_partials, write_json, write_text
+from tfinetune.storage import claim_folder, remove_partials, write_json, write_text
 
 KEPT_CHECKPOINTS = 5
 """Trials whose weights are kept: the best ones, for the winner and the soup."""
@@ -98,17 +98,7 @@ class SearchFolder:
             SearchError: if there is something in it already, or it cannot be made.
         """
         folder = cls(path)
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            taken = any(folder.path.iterdir())
-        except OSError as error:
-            raise SearchError(f"Cannot use {path} for a search: {error.strerror}.") from None
-        if taken:
-            is_search = folder.recipe_path.exists()
-            way_out = "add --resume to go on with that search, or " if is_search else ""
-            raise SearchError(
-                f"{path} is not empty. Nothing was changed there: {way_out}choose another --output."
-            )
+        claim_folder(folder.path, resumable=folder.recipe_path, error_class=SearchError)
         write_text(folder.recipe_path, recipe.to_yaml())
         return folder
 

@@ -20,9 +20,10 @@ from tfinetune.search.soup import add_soup
 from tfinetune.search.space import Space
 from tfinetune.search.tuner import settle
 from tfinetune.search.workbench import Workbench
+from tfinetune.security.saved_model import is_trusting, trusting
 from tfinetune.storage import write_json
 from tfinetune.training import Checkpoint
-from tfinetune.workflow.prepare import load_default
+from tfinetune.workflow.prepare import check_trust, load_default
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def run(
     max_time: float | None = None,
     workers: int = 1,
     chief: str | None = None,
+    trust: bool = False,
     reporter: Reporter | None = None,
     workbench: Workbench | None = None,
 ) -> Search:
@@ -91,6 +93,7 @@ def run(
             same trials and results.
         chief: `HOST:PORT` to give trials out at, for `tfinetune search --worker` on this and other
             machines that see the folder and the photos; then `workers` may be 0.
+        trust: see `load_backbone`; said again to resume. Workers that this call starts have it.
         reporter: shows progress; None is silent.
         workbench: what trials share; give several searches in a process the same one.
 
@@ -105,7 +108,7 @@ def run(
     """
     if workers < (0 if chief else 1):
         raise SearchError(f"A search needs a worker; got workers={workers}. Give 1 or more.")
-    with reporter or Reporter() as reporter:
+    with reporter or Reporter() as reporter, trusting(trust):
         folder = open_search(search, output, resume=resume, reporter=reporter)
         folder.write_deadline(None if max_time is None else time.time() + max_time)
         reporter.log_to(folder.log_path)
@@ -151,6 +154,9 @@ def open_search(
     reporter: Reporter | None = None,
 ) -> SearchFolder:
     """Take a folder for a search, or that of one that goes on; see `run`."""
+    if search is not None:
+        trust = search.recipe.trust or is_trusting()
+        search = search.replace(recipe=search.recipe.replace(trust=trust))
     unnamed = search is not None and not (search.recipe.backbone or search.backbones)
     if resume:
         if unnamed:  # it was chosen then
@@ -159,6 +165,7 @@ def open_search(
         return SearchFolder.resume(output, search)
     if search is None:
         raise SearchError("There is nothing to search for: give a SearchRecipe, or resume=True.")
+    check_trust(search.recipe)
     if unnamed:
         recipe, _ = load_default(search.recipe, reporter or Reporter())
         search = search.replace(recipe=recipe)
@@ -179,8 +186,14 @@ def _train_best(
     path = folder.best_path
     if path.exists():
         shutil.rmtree(path)  # of a shorter search
-    shared = {"cache": workbench.cache, "reporter": workbench.reporter}
-    return workflow.train(recipe, path, checkpoint=checkpoint, **shared)
+    return workflow.train(
+        recipe,
+        path,
+        checkpoint=checkpoint,
+        trust=is_trusting(),
+        cache=workbench.cache,
+        reporter=workbench.reporter,
+    )
 
 
 def _settle(path: Path) -> None:

@@ -56,7 +56,8 @@ def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0
     ranked = sorted(results, key=key)
     if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
         default, best = default_of(ranked), ranked[0]
-        if default and default.metrics and lead(best, default) < margin * standard_error(best):
+        error = standard_error(best.metrics["val_accuracy"], best.examples)
+        if default and default.metrics and lead(best, default) < margin * error:
             ranked.remove(default)
             ranked.insert(0, default)
     return ranked
@@ -72,10 +73,9 @@ def lead(one: Result, other: Result) -> float:
     return one.metrics["val_accuracy"] - other.metrics["val_accuracy"]
 
 
-def standard_error(result: Result) -> float:
-    """Return the standard error of a result's validation accuracy; 0 where nothing was counted."""
-    accuracy = result.metrics["val_accuracy"]
-    return math.sqrt(accuracy * (1 - accuracy) / result.examples) if result.examples else 0.0
+def standard_error(accuracy: float, examples: int) -> float:
+    """Return the standard error of an accuracy on so many examples; 0 where none was counted."""
+    return math.sqrt(accuracy * (1 - accuracy) / examples) if examples else 0.0
 
 
 def verdict(leaderboard: Sequence[Result], objective: str) -> str:
@@ -85,12 +85,13 @@ def verdict(leaderboard: Sequence[Result], objective: str) -> str:
         return f"Trial {winner.trial} is the winner."
     others = [result for result in leaderboard if result.status != "failed"]
     best = max(others, key=lambda result: lead(result, winner))
+    error = standard_error(best.metrics["val_accuracy"], best.examples)
     if objective != "val_accuracy" or lead(best, winner) <= 0:
         return "The default recipe is the winner: no trial was better."
     return (
         f"The default recipe is the winner: trial {best.trial} leads it by "
         f"{100 * lead(best, winner):.1f} points on {best.examples} validation photos, where the "
-        f"standard error is {100 * standard_error(best):.1f}. That may be luck; --margin 0 takes "
+        f"standard error is {100 * error:.1f}. That may be luck; --margin 0 takes "
         "the best all the same."
     )
 

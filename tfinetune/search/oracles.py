@@ -1,11 +1,13 @@
 """KerasTuner's oracles, made to start with the default recipe, to survive kill -9 and to end."""
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import keras_tuner as kt
 from keras_tuner import oracles
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from tfinetune.storage import write_json
@@ -94,7 +96,9 @@ class BayesianOracle(Durable, oracles.BayesianOptimizationOracle):
         # The state of this generator is not saved: a resumed search must draw the same.
         self._random_state.seed([self.seed, len(self.trials)])
         # Tiny products by the thousand: threads of BLAS would spin while they wait for each other.
-        with threadpool_limits(1, user_api="blas"):
+        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+            # A parameter that makes no difference drives its length scale to a bound.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             return super()._propose(trial_id)
 
 

@@ -31,6 +31,7 @@ from tfinetune.search.oracles import Durable
 from tfinetune.search.setup import Setup
 from tfinetune.search.tuner import RecipeTuner
 from tfinetune.search.workbench import Workbench
+from tfinetune.security.saved_model import is_trusting, trusting
 
 # KerasTuner 1.4 prints a value of every condition that it sends: a line of debugging that was left
 # in. There `print` now does nothing; to redirect standard output would take that of all threads.
@@ -203,19 +204,22 @@ def _signs_of_life(tuner: RecipeTuner) -> Iterator[None]:
         ended.set()
 
 
-def work(chief: str, output: str | Path) -> None:
+def work(chief: str, output: str | Path, *, trust: bool = False) -> None:
     """Train for a chief, on this or another machine that sees its folder, until it has no more.
 
     Args:
         chief: `HOST:PORT`.
         output: folder of the search.
+        trust: see `load_backbone`; needed where the search was started with it.
 
     Raises:
         SearchError: if there is no search in the folder, or the chief does not answer.
+        RecipeError: if the search was started with trust that is not given here.
     """
     split_address(chief)
     name = f"worker-{socket.gethostname()}-{os.getpid()}"
-    run_worker(chief, name, SearchFolder.open(output))
+    with trusting(trust):
+        run_worker(chief, name, SearchFolder.open(output))
 
 
 def reach(address: str, *, seconds: float = REACH_SECONDS) -> None:
@@ -270,6 +274,7 @@ class Crew:
             self._started += 1
             command = [sys.executable, "-m", "tfinetune.search.worker", self._address, name]
             command += [str(self._folder.path), str(os.getpid())]
+            command += ["--trust"] * is_trusting()
             with open(self._folder.path / f"worker-{self._started}.txt", "ab") as log:
                 self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
 

@@ -13,6 +13,10 @@ from tfinetune.search.tuner import RecipeTuner
 from tfinetune.search.workbench import Workbench
 from tfinetune.storage import write_json
 from tfinetune.training.strategies import build_strategy
+from tfinetune.workflow.prepare import check_trust
+
+HOPELESS = 0.2
+"""How far the probe accuracy of a backbone may be behind the best one's to be searched over."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,14 @@ class Setup:
 
     @classmethod
     def of(cls, folder: SearchFolder) -> "Setup":
-        """Read the folder of a search whose backbones are chosen."""
+        """Read the folder of a search whose backbones are chosen.
+
+        Raises:
+            RecipeError: if it was made with trust that the caller does not give.
+        """
         search = folder.recipe()
-        names = [row.backbone for row in read_ranking(folder) if not row.reason][: search.keep]
+        check_trust(search.recipe)
+        names = [row.backbone for row in worth_searching(read_ranking(folder))][: search.keep]
         base, space = search.recipe, Space(**search.space)
         if names:
             base = base.replace(backbone=names[0])
@@ -71,9 +80,25 @@ def prepare(folder: SearchFolder, workbench: Workbench) -> Setup:
     if search.backbones and not folder.ranking_path.is_file():
         ranked = rank_backbones(search.backbones, search.recipe, workbench=workbench)
         write_json(folder.ranking_path, [row.to_dict() for row in ranked])
+        for row in ranked:
+            if row not in worth_searching(ranked):
+                workbench.reporter.say(f"{row.backbone} is not searched over: {_why_not(row)}.")
     setup = Setup.of(folder)
     workbench.tuner(setup.base)
     return setup
+
+
+def worth_searching(ranking: list[Ranked]) -> list[Ranked]:
+    """Return the backbones that can be used and are not hopeless, in the same order."""
+    usable = [row for row in ranking if not row.reason]
+    return [row for row in usable if row.probe_accuracy > usable[0].probe_accuracy - HOPELESS]
+
+
+def _why_not(row: Ranked) -> str:
+    return row.reason or (
+        f"a classifier on its features, as they are, is right for {row.probe_accuracy:.1%} of the "
+        f"photos, more than {100 * HOPELESS:.0f} points behind the best"
+    )
 
 
 def read_ranking(folder: SearchFolder) -> list[Ranked]:

@@ -1,4 +1,4 @@
-"""A worker: `python -m tfinetune.search.worker CHIEF NAME FOLDER PARENT`."""
+"""A worker: `python -m tfinetune.search.worker CHIEF NAME FOLDER PARENT [--trust]`."""
 
 import os
 import sys
@@ -8,13 +8,15 @@ import time
 from tfinetune.errors import TfinetuneError
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.service import run_worker
+from tfinetune.security.saved_model import trusting
 
 
-def main(chief: str, name: str, folder: str, parent: str) -> None:
+def main(chief: str, name: str, folder: str, parent: str, trust: str = "") -> None:
     """Train trials until the chief has no more, or its process is gone."""
     threading.Thread(target=_die_with, args=(int(parent),), daemon=True).start()
     try:
-        run_worker(chief, name, SearchFolder.open(folder))
+        with trusting(trust == "--trust"):
+            run_worker(chief, name, SearchFolder.open(folder))
     except TfinetuneError as error:
         sys.exit(str(error))
 

@@ -49,12 +49,7 @@ def prepare(
             f"decoder {DECODER_VERSION}: pixels would differ. Use the tfinetune that made it, or "
             "start a new run without --recipe."
         )
-    if recipe.trust and not is_trusting():
-        raise RecipeError(
-            f"The recipe was made with trust: its backbone {recipe.backbone} may read, write and "
-            "execute what it likes. A file cannot decide that. If you know who made the model, add "
-            "trust=True (--trust); else remove the line `trust: true`."
-        )
+    check_trust(recipe)
     if backbone is None and not recipe.backbone:
         recipe, backbone = load_default(recipe, reporter)
     else:
@@ -65,6 +60,20 @@ def prepare(
     backbone = cut(recipe, backbone, splits, reporter, cache=cache)
     options = {**tuner_options(recipe), "cache": cache, "reporter": reporter}
     return recipe, FineTuner(backbone, splits.spec, **options), splits
+
+
+def check_trust(recipe: Recipe) -> None:
+    """Refuse a recipe that was made with trust where the caller does not give it.
+
+    Raises:
+        RecipeError: then.
+    """
+    if recipe.trust and not is_trusting():
+        raise RecipeError(
+            f"The recipe was made with trust: its backbone {recipe.backbone} may read, write and "
+            "execute what it likes. A file cannot decide that. If you know who made the model, add "
+            "trust=True (--trust); else remove the line `trust: true`."
+        )
 
 
 def read_photos(recipe: Recipe, image_size: tuple[int, int], reporter: Reporter) -> Splits:
