@@ -65,11 +65,10 @@ class Photos:
         """Turn (indices, *rest) into (uint8 images, indices, *rest)."""
         if self.pixels is not None:
             return _gather(self.pixels, self.rows, batches)
-        planned = bool(self.extents.all())
         files = (tf.constant([os.fsencode(path) for path in self.paths]),)
-        if planned:
+        if self.extents.all():
             files += (plan_jpegs(self.extents, image_size=self.image_size, aspect=self.aspect),)
-        decode = file_decoder(self.image_size, self.aspect, planned)
+        decode = file_decoder(self.image_size, self.aspect)
         blank = tf.zeros([*self.image_size, 3], tf.uint8)
 
         @tf.autograph.experimental.do_not_convert

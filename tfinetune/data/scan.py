@@ -9,18 +9,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.data.decode import (
-    JpegPlan,
-    decode_full,
-    decode_planned_jpeg,
-    plan_jpegs,
-)
+from tfinetune.data.decode import JpegPlan, decode_full, decode_planned_jpeg, plan_jpegs
 from tfinetune.data.fit import Aspect, carry_out, fit_image
 from tfinetune.data.glance import Glance, glance, header_inspector, read_failure
 from tfinetune.data.headers import DAMAGED, EMPTY, NOT_AN_IMAGE, OK, REASONS
@@ -43,7 +37,7 @@ class Scan:
         usable: int64 [k], the indices of the files that decode, ascending.
         sha256: hexadecimal digests of the usable files, k.
         thumbnails: uint8 [k, 32, 32, 3], each whole photo, upright, squeezed to a square.
-        extents: int32 [k, 2], height and width of the JPEGs without EXIF data; zeros for others.
+        extents: int [k, 2], height and width of the JPEGs without EXIF data; zeros for others.
         pixels: uint8 [k, H, W, 3], or None if they were not or could not be kept.
         rows: int64 [k], the row of each in `pixels`.
         failures: reason by index.
@@ -83,9 +77,8 @@ def decode_files(
     glances = [glance(Path(path)) for path in paths]
     failures = {index: seen.reason for index, seen in enumerate(glances) if seen.reason}
     waiting = set(range(len(paths))).difference(failures)
-    reader = partial(file_decoder, image_size, aspect)
-    plan = partial(plan_jpegs, image_size=image_size, aspect=aspect)
-    for indices, decoded in _stream(paths, glances, plan, reader):
+    read = file_decoder(image_size, aspect)
+    for indices, decoded in _stream(paths, glances, read, image_size=image_size, aspect=aspect):
         images[indices] = decoded.numpy()
         waiting.difference_update(indices)
         if progress:
@@ -123,10 +116,10 @@ def scan_files(
         for some in _chunks(sorted(readable)):
             hashing = pool.submit(_hash_all, {index: paths[index] for index in some})
             checksums.update(dict.fromkeys(some, hashing))
-        plan = partial(plan_jpegs, image_size=image_size, aspect=aspect)
-        reader = partial(_scanner, image_size, aspect, store is not None)
+        read = _scanner(image_size, aspect, keep_pixels=store is not None)
         usable, digests, thumbnails = [], [], [np.empty((0, *_THUMBNAIL), np.uint8)]
-        for indices, images, small in _stream(paths, glances, plan, reader):
+        stream = _stream(paths, glances, read, image_size=image_size, aspect=aspect)
+        for indices, images, small in stream:
             hashed = []
             for place, index in enumerate(indices.tolist()):
                 digest = checksums[index].result()[index]
@@ -164,7 +157,7 @@ def scan_files(
 
 
 def _chunks(items: Sequence) -> list[Sequence]:
-    """Divide what is passed to threads: one by one, that takes as long as the work itself."""
+    """Divide what is passed to threads: one by one, that would take as long as a glance."""
     return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
 
 
@@ -184,14 +177,13 @@ def _hash_all(paths: dict[int, Path]) -> dict[int, str | OSError]:
 
 
 @functools.cache
-def file_decoder(
-    image_size: tuple[int, int], aspect: Aspect, planned: bool
-) -> Callable[..., tf.Tensor]:
-    """Return a graph function from a file to uint8 [height, width, 3], traced once per size.
+def file_decoder(image_size: tuple[int, int], aspect: Aspect) -> Callable[..., tf.Tensor]:
+    """Return a graph function to uint8 [height, width, 3], traced once per size.
+
+    It takes a path and, of a JPEG without EXIF data, a `JpegPlan`: that graph is much smaller.
 
     Args:
         image_size, aspect: as for `decode_image`.
-        planned: whether the function takes a path and a `JpegPlan`, else a path.
     """
 
     @tf.function(autograph=False)
@@ -202,10 +194,8 @@ def file_decoder(
 
 
 @functools.cache
-def _scanner(
-    image_size: tuple[int, int], aspect: Aspect, keep_pixels: bool, planned: bool
-) -> Callable:
-    """Return a graph function from a file to (pixels, thumbnail), traced once per size."""
+def _scanner(image_size: tuple[int, int], aspect: Aspect, *, keep_pixels: bool) -> Callable:
+    """Return a graph function as `file_decoder`, to (pixels, thumbnail)."""
 
     @tf.function(autograph=False)
     def read(path, plan=None):
@@ -232,39 +222,41 @@ def _read(
 def _stream(
     paths: Sequence[str | Path],
     glances: Sequence[Glance],
-    plan: Callable[[np.ndarray], JpegPlan],
-    reader: Callable[[bool], Callable],
+    read: Callable,
+    *,
+    image_size: tuple[int, int],
+    aspect: Aspect,
 ) -> Iterator[tuple]:
     """Yield batches of what is read of the files that do not fail.
 
     Args:
         paths: files.
         glances: of each; the plain JPEGs come first, those with a reason are left out.
-        plan: makes plans for the plain ones of their extents.
-        reader: gives the function from a file to what is read, for plain files and for all others.
+        read: from a path, and of the plain ones a plan, to what is read.
+        image_size, aspect: what the plans are for.
 
     Yields:
         Indices of files, int64 NumPy array, ascending among the plain ones and the others; and one
         tensor or several, one row for each.
     """
+
+    @tf.autograph.experimental.do_not_convert
+    def numbered(index, *file):
+        result = read(*file)
+        return index, *(result if isinstance(result, tuple) else (result,))
+
     readable = [index for index, seen in enumerate(glances) if seen.reason is None]
     for plain in (True, False):
         wanted = [index for index in readable if (glances[index].extent is not None) == plain]
         # Else even no file at all would cost the tracing.
         if not wanted:
             continue
-        read = reader(plain)
-
-        @tf.autograph.experimental.do_not_convert
-        def numbered(index, *file, read=read):
-            result = read(*file)
-            return index, *(result if isinstance(result, tuple) else (result,))
-
         # CPU: on a machine with a GPU an eager constant would land there.
         with tf.device("CPU:0"):
-            names = tf.constant([os.fsencode(paths[index]) for index in wanted])
-            plans = (plan(np.array([glances[i].extent for i in wanted])),) if plain else ()
-            files = (np.array(wanted, np.int64), names, *plans)
+            files = (np.array(wanted, np.int64), [os.fsencode(paths[index]) for index in wanted])
+            if plain:
+                extents = np.array([glances[index].extent for index in wanted])
+                files += (plan_jpegs(extents, image_size=image_size, aspect=aspect),)
             files = tf.data.Dataset.from_tensor_slices(files)
             files = files.map(numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             # One by one, the way through Python would take longer than the decoding.
