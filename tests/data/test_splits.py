@@ -75,6 +75,29 @@ def test_memory_disk_and_files_give_identical_batches(split, split_on_disk, spli
         _assert_same(expected, _batches(other.dataset(8, epoch=2, epochs=2, start=1, **RANDOM)))
 
 
+def test_jpegs_read_from_files_are_those_kept_in_memory(tmp_path, make_photo):
+    """Their sizes were read with the folder, and what follows from them was planned then."""
+    for index, size in enumerate([(40, 30), (375, 500), (301, 299), (520, 700), (16, 16)]):
+        make_photo(tmp_path / f"class {index % 2}" / f"{index}.jpg", seed=index, size=size)
+    options = {"image_size": (24, 40), "aspect": "crop", "validation": 0, "test": 0}
+    kept = from_image_folder(tmp_path, **options).train
+    files = from_image_folder(tmp_path, memory_limit=0, **options).train
+    np.testing.assert_array_equal(kept.images(), files.images())
+    order = {"shuffle": True, "epoch": 0, "epochs": 2}
+    _assert_same(_batches(kept.dataset(3, **order)), _batches(files.dataset(3, **order)))
+
+
+def test_a_jpeg_that_was_replaced_by_one_of_another_size_is_refused(tmp_path, make_photo):
+    for index in range(4):
+        make_photo(tmp_path / f"class {index % 2}" / f"{index}.jpg", seed=index)
+    files = from_image_folder(
+        tmp_path, image_size=8, validation=0, test=0, memory_limit=0
+    ).train.dataset(2)
+    make_photo(tmp_path / "class 0" / "0.jpg", seed=9, size=(20, 16))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not of the planned size"):
+        _batches(files)
+
+
 def test_photos_that_the_disk_refuses_are_decoded_in_every_epoch(folder, split, tmp_path):
     missing = from_image_folder(
         folder, image_size=12, validation=0, test=0, memory_limit=0, scratch=tmp_path / "missing"

@@ -5,9 +5,12 @@ disagree. The content decides the format, never the name. Alpha is composited ov
 orientation is honoured, and the result is rounded to uint8.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import tensorflow as tf
 
-from tfinetune.data.fit import Aspect, Scaled, fit_image
+from tfinetune.data.fit import Aspect, Plan, Scaled, fit_image, plan_fit
 from tfinetune.data.gif import first_frame
 from tfinetune.data.headers import (
     DAMAGED,
@@ -125,17 +128,49 @@ def decode_full(contents: tf.Tensor, *, image_size: tuple[int, int]) -> Scaled:
     )
 
 
-@tf.autograph.experimental.do_not_convert
-def decode_plain_jpeg(contents: tf.Tensor, *, image_size: tuple[int, int]) -> Scaled:
-    """Decode a JPEG that is known to have no EXIF data, as `decode_full` does.
+class JpegPlan(NamedTuple):
+    """How to decode a JPEG without EXIF data, or n of them: all that follows from its size.
 
-    Most photos of most folders need no more. This graph is traced in a tenth of the time, and made
-    ready, which TensorFlow does again for every data set, in a sixth.
+    Attributes:
+        extent: int32 [2], its height and width.
+        scale: int32, an index into the ratios that libjpeg has.
+        fit: how to make its pixels fit.
+    """
+
+    extent: tf.Tensor
+    scale: tf.Tensor
+    fit: Plan
+
+
+def plan_jpegs(extents: np.ndarray, *, image_size: tuple[int, int], aspect: Aspect) -> JpegPlan:
+    """Plan the decoding of JPEGs, int [n, 2]: for n at once it takes next to no time.
+
+    In the graph, photo by photo, the same small operations take an eighth of the whole decoding.
+    """
+    extents = tf.constant(extents, tf.int64)
+    scales = _scale(extents, image_size)
+    ratios = _ratio(scales)
+    # As libjpeg rounds.
+    shapes = -(-extents // ratios[:, None])
+    fit = plan_fit(shapes, extents, ratios, image_size=image_size, aspect=aspect)
+    return JpegPlan(tf.cast(extents, tf.int32), scales, fit)
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_planned_jpeg(contents: tf.Tensor, plan: JpegPlan) -> tf.Tensor:
+    """Decode a JPEG without EXIF data at the planned scale: uint8 [h, w, 3].
 
     Raises:
-        tf.errors.InvalidArgumentError: when run, if it is another kind of file, or damaged.
+        tf.errors.InvalidArgumentError: when run, if it is another kind of file, or damaged, or not
+            of the planned size.
     """
-    return _decode_jpeg(tf.convert_to_tensor(contents), image_size)
+    shape = tf.io.extract_jpeg_shape(contents)
+    # Whatever the plan says, libjpeg allocates what the file says.
+    same = tf.reduce_all(shape[:2] == plan.extent)
+    agrees = tf.debugging.Assert(same, ["the JPEG is not of the planned size", shape])
+    with tf.control_dependencies([agrees]):
+        contents = tf.identity(contents)
+    return _decode_at(plan.scale, contents)
 
 
 def _decode_oriented_jpeg(contents: tf.Tensor, image_size: tuple[int, int]) -> Scaled:
@@ -153,18 +188,28 @@ def _decode_jpeg(contents: tf.Tensor, image_size: tuple[int, int]) -> Scaled:
     bounded = tf.debugging.Assert(shape[0] <= MAX_PIXELS // shape[1], [REASONS[TOO_LARGE]])
     with tf.control_dependencies([bounded]):
         extent = shape[:2]
-    needed = max(_LEAST_SIDE, *image_size)
-    thresholds = [ratio * needed for ratio in _RATIOS[1:]]
-    scale = tf.reduce_sum(tf.cast(tf.reduce_min(extent) >= thresholds, tf.int32))
+    extent = tf.cast(extent, tf.int64)
+    scale = _scale(extent, image_size)
+    return Scaled(_decode_at(scale, contents), extent, _ratio(scale))
 
-    def at_scale(ratio):
+
+def _scale(extent: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+    needed = max(_LEAST_SIDE, *image_size)
+    thresholds = tf.constant([ratio * needed for ratio in _RATIOS[1:]], tf.int64)
+    enough = tf.reduce_min(extent, axis=-1, keepdims=True) >= thresholds
+    return tf.reduce_sum(tf.cast(enough, tf.int32), axis=-1)
+
+
+def _ratio(scale: tf.Tensor) -> tf.Tensor:
+    return tf.gather(tf.constant(_RATIOS, tf.int64), scale)
+
+
+def _decode_at(scale: tf.Tensor, contents: tf.Tensor) -> tf.Tensor:
+    def at(ratio):
         return tf.io.decode_jpeg(contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    pixels = tf.switch_case(scale, [lambda ratio=ratio: at_scale(ratio) for ratio in _RATIOS])
-    pixels = tf.ensure_shape(pixels, [None, None, 3])
-    return Scaled(
-        pixels, tf.cast(extent, tf.int64), tf.gather(tf.constant(_RATIOS, tf.int64), scale)
-    )
+    pixels = tf.switch_case(scale, [lambda ratio=ratio: at(ratio) for ratio in _RATIOS])
+    return tf.ensure_shape(pixels, [None, None, 3])
 
 
 def _may_have_exif(contents: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tfinetune.data.decode import plan_jpegs
 from tfinetune.data.fit import Aspect
 from tfinetune.data.pixels import Pixels, take
 from tfinetune.data.scan import decode_files, file_decoder
@@ -27,7 +28,8 @@ class Photos:
         pixels: uint8 [m, H, W, 3] shared between splits, in memory or in a mapped file, or None
             where they did not fit.
         rows: the rows of `pixels` that are these examples.
-        plain: whether all files are JPEGs without EXIF data.
+        extents: int [n, 2], height and width of the files that are JPEGs without EXIF data, zeros
+            for others; None where there are no files.
     """
 
     image_size: tuple[int, int]
@@ -35,7 +37,7 @@ class Photos:
     paths: tuple[Path, ...]
     pixels: Pixels | None
     rows: np.ndarray
-    plain: bool = False
+    extents: np.ndarray | None = None
 
     def images(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Return photos, uint8 [n, height, width, 3], without augmentation.
@@ -63,8 +65,10 @@ class Photos:
         """Turn (indices, *rest) into (uint8 images, indices, *rest)."""
         if self.pixels is not None:
             return _gather(self.pixels, self.rows, batches)
-        names = tf.constant([os.fsencode(path) for path in self.paths])
-        decode = file_decoder(self.image_size, self.aspect, self.plain)
+        files = (tf.constant([os.fsencode(path) for path in self.paths]),)
+        if self.extents.all():
+            files += (plan_jpegs(self.extents, image_size=self.image_size, aspect=self.aspect),)
+        decode = file_decoder(self.image_size, self.aspect)
         blank = tf.zeros([*self.image_size, 3], tf.uint8)
 
         @tf.autograph.experimental.do_not_convert
@@ -73,11 +77,12 @@ class Photos:
             rows = tf.minimum(places, count - 1)
             indices, *rest = (tf.gather(part, rows) for part in batch)
             filled = tf.where(places < count, indices, _NO_PHOTO), *rest
-            return tf.data.Dataset.from_tensor_slices(filled)
+            chosen = tf.nest.map_structure(lambda part: tf.gather(part, indices), files)
+            return tf.data.Dataset.from_tensor_slices((chosen, *filled))
 
         @tf.autograph.experimental.do_not_convert
-        def read(index, *rest):
-            image = tf.cond(index == _NO_PHOTO, lambda: blank, lambda: decode(names[index]))
+        def read(file, index, *rest):
+            image = tf.cond(index == _NO_PHOTO, lambda: blank, lambda: decode(*file))
             return image, index, *rest
 
         @tf.autograph.experimental.do_not_convert

@@ -120,11 +120,16 @@ class _Appearance:
 
     @classmethod
     def of(cls, thumbnails: np.ndarray) -> "_Appearance":
+        # Sums of 32x32 bytes are exact in float32; as a product they take a fifteenth of the time.
+        levels = thumbnails.reshape(len(thumbnails), -1, 3).astype(np.float32)
+        colour = np.ones(levels.shape[1], np.float32) @ levels / levels.shape[1]
         # 16x16: enlarging a tiny image blurs or blocks finer detail differently at each size.
-        structure = _grey(thumbnails).reshape(-1, 16, 2, 16, 2).mean(axis=(2, 4))
+        grey = _grey(thumbnails)
+        halved = (grey[:, ::2] + grey[:, 1::2]) / 2
+        structure = (halved[:, :, ::2] + halved[:, :, 1::2]) / 2
         structure = structure.reshape(len(thumbnails), -1)
         structure -= structure.mean(axis=1, keepdims=True)
-        return cls(thumbnails.mean(axis=(1, 2)), structure, structure.std(axis=1))
+        return cls(colour, structure, structure.std(axis=1))
 
     def agree(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return bool [pairs]: the same mean colour and the same structure."""

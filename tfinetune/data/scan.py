@@ -6,51 +6,27 @@ stream and its reason is looked up afterwards, so that good files pay nothing fo
 
 import functools
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfinetune.data.decode import EXIF_REACH, decode_full, decode_plain_jpeg, inspect_header
-from tfinetune.data.fit import Aspect, fit_image
-from tfinetune.data.headers import (
-    DAMAGED,
-    EMPTY,
-    FOREIGN,
-    JPEG_SIGNATURE,
-    NOT_AN_IMAGE,
-    OK,
-    REASONS,
-)
+from tfinetune.data.decode import JpegPlan, decode_full, decode_planned_jpeg, plan_jpegs
+from tfinetune.data.fit import Aspect, carry_out, fit_image
+from tfinetune.data.glance import Glance, glance, header_inspector, read_failure
+from tfinetune.data.headers import DAMAGED, EMPTY, NOT_AN_IMAGE, OK, REASONS
 from tfinetune.data.pixels import Pixels, PixelStore
 from tfinetune.storage import sha256_file
 
 _BATCH = 32
-MAX_FILE_BYTES = 256 * 2**20
-_SIGNATURE_BYTES = 64
-_USUAL_SIGNATURES = (JPEG_SIGNATURE, b"\x89PNG\r\n\x1a\n")
+_CHUNK = 8
 _THUMBNAIL = (32, 32, 3)
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
-
-
-class _Glance(NamedTuple):
-    """What the beginning of a file says.
-
-    Attributes:
-        reason: why the file need not be read, or None.
-        plain: whether it is a JPEG without EXIF data.
-    """
-
-    reason: str | None
-    plain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +37,7 @@ class Scan:
         usable: int64 [k], the indices of the files that decode, ascending.
         sha256: hexadecimal digests of the usable files, k.
         thumbnails: uint8 [k, 32, 32, 3], each whole photo, upright, squeezed to a square.
-        plain: bool [k], the JPEGs without EXIF data.
+        extents: int [k, 2], height and width of the JPEGs without EXIF data; zeros for others.
         pixels: uint8 [k, H, W, 3], or None if they were not or could not be kept.
         rows: int64 [k], the row of each in `pixels`.
         failures: reason by index.
@@ -71,7 +47,7 @@ class Scan:
     usable: np.ndarray
     sha256: tuple[str, ...]
     thumbnails: np.ndarray
-    plain: np.ndarray
+    extents: np.ndarray
     pixels: Pixels | None
     rows: np.ndarray
     failures: dict[int, str]
@@ -98,10 +74,11 @@ def decode_files(
         such index.
     """
     images = np.zeros((len(paths), *image_size, 3), np.uint8)
-    glances = [_glance(Path(path)) for path in paths]
-    failures = {index: glance.reason for index, glance in enumerate(glances) if glance.reason}
+    glances = [glance(Path(path)) for path in paths]
+    failures = {index: seen.reason for index, seen in enumerate(glances) if seen.reason}
     waiting = set(range(len(paths))).difference(failures)
-    for indices, decoded in _stream(paths, glances, partial(file_decoder, image_size, aspect)):
+    read = file_decoder(image_size, aspect)
+    for indices, decoded in _stream(paths, glances, read, image_size=image_size, aspect=aspect):
         images[indices] = decoded.numpy()
         waiting.difference_update(indices)
         if progress:
@@ -132,20 +109,24 @@ def scan_files(
     """
     pool = ThreadPoolExecutor()
     try:
-        glances = list(pool.map(_glance, paths))
-        failures = {index: glance.reason for index, glance in enumerate(glances) if glance.reason}
+        glances = [seen for some in pool.map(_glance_all, _chunks(paths)) for seen in some]
+        failures = {index: seen.reason for index, seen in enumerate(glances) if seen.reason}
         readable = set(range(len(paths))).difference(failures)
-        checksums = {index: pool.submit(sha256_file, paths[index]) for index in sorted(readable)}
-        reader = partial(_scanner, image_size, aspect, store is not None)
+        checksums = {}
+        for some in _chunks(sorted(readable)):
+            hashing = pool.submit(_hash_all, {index: paths[index] for index in some})
+            checksums.update(dict.fromkeys(some, hashing))
+        read = _scanner(image_size, aspect, keep_pixels=store is not None)
         usable, digests, thumbnails = [], [], [np.empty((0, *_THUMBNAIL), np.uint8)]
-        for indices, images, small in _stream(paths, glances, reader):
+        stream = _stream(paths, glances, read, image_size=image_size, aspect=aspect)
+        for indices, images, small in stream:
             hashed = []
             for place, index in enumerate(indices.tolist()):
-                try:
-                    digests.append(checksums[index].result())
-                except OSError as error:
-                    failures[index] = _read_failure(error)
+                digest = checksums[index].result()[index]
+                if isinstance(digest, OSError):
+                    failures[index] = read_failure(digest)
                     continue
+                digests.append(digest)
                 hashed.append(place)
                 if progress:
                     done = len(usable) + len(hashed)
@@ -167,7 +148,7 @@ def scan_files(
         usable=np.array(usable, np.int64)[rows],
         sha256=tuple(digests[row] for row in rows),
         thumbnails=np.concatenate(thumbnails)[rows],
-        plain=np.array([glances[index].plain for index in sorted(usable)], bool),
+        extents=np.array([glances[i].extent or (0, 0) for i in sorted(usable)]).reshape(-1, 2),
         pixels=None if store is None else store.finish(),
         rows=rows,
         failures={i: failures[i] for i in sorted(set(failures).difference(foreign))},
@@ -175,76 +156,108 @@ def scan_files(
     )
 
 
+def _chunks(items: Sequence) -> list[Sequence]:
+    """Divide what is passed to threads: one by one, that would take as long as a glance."""
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+
+
+def _glance_all(paths: Sequence[Path]) -> list[Glance]:
+    return [glance(path) for path in paths]
+
+
+def _hash_all(paths: dict[int, Path]) -> dict[int, str | OSError]:
+    """Return the SHA-256 of each file, or why it cannot be read."""
+    digests = {}
+    for index, path in paths.items():
+        try:
+            digests[index] = sha256_file(path)
+        except OSError as error:
+            digests[index] = error
+    return digests
+
+
 @functools.cache
-def file_decoder(
-    image_size: tuple[int, int], aspect: Aspect, plain: bool
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a graph function from a path to uint8 [height, width, 3], traced once per size.
+def file_decoder(image_size: tuple[int, int], aspect: Aspect) -> Callable[..., tf.Tensor]:
+    """Return a graph function to uint8 [height, width, 3], traced once per size.
+
+    It takes a path and, of a JPEG without EXIF data, a `JpegPlan`: that graph is much smaller.
 
     Args:
         image_size, aspect: as for `decode_image`.
-        plain: whether all files are JPEGs without EXIF data, which takes a smaller graph.
     """
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.string)])
-    def decode(path):
-        image = _decoder(plain)(tf.io.read_file(path), image_size=image_size)
-        return fit_image(image, image_size=image_size, aspect=aspect)
+    @tf.function(autograph=False)
+    def decode(path, plan=None):
+        return _read(path, plan, image_size=image_size, aspect=aspect)[1]
 
     return decode
 
 
 @functools.cache
-def _scanner(
-    image_size: tuple[int, int], aspect: Aspect, keep_pixels: bool, plain: bool
-) -> Callable:
-    """Return a graph function from a path to (pixels, thumbnail), traced once per size."""
+def _scanner(image_size: tuple[int, int], aspect: Aspect, *, keep_pixels: bool) -> Callable:
+    """Return a graph function as `file_decoder`, to (pixels, thumbnail)."""
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.string)])
-    def read(path):
-        image = _decoder(plain)(tf.io.read_file(path), image_size=image_size)
-        thumbnail = tf.image.resize(image.pixels, _THUMBNAIL[:2], method="area")
+    @tf.function(autograph=False)
+    def read(path, plan=None):
         # Fitted even where it is not kept: what fails here must fail now, not in training.
-        fitted = fit_image(image, image_size=image_size, aspect=aspect)
+        whole, fitted = _read(path, plan, image_size=image_size, aspect=aspect)
+        thumbnail = tf.image.resize(whole, _THUMBNAIL[:2], method="area")
         return fitted if keep_pixels else fitted[:0], tf.cast(tf.round(thumbnail), tf.uint8)
 
     return read
 
 
-def _decoder(plain: bool) -> Callable:
-    return decode_plain_jpeg if plain else decode_full
+def _read(
+    path: tf.Tensor, plan: JpegPlan | None, *, image_size: tuple[int, int], aspect: Aspect
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the whole image, uint8 [h, w, 3], and what `decode_image` makes of it."""
+    contents = tf.io.read_file(path)
+    if plan is None:
+        image = decode_full(contents, image_size=image_size)
+        return image.pixels, fit_image(image, image_size=image_size, aspect=aspect)
+    pixels = decode_planned_jpeg(contents, plan)
+    return pixels, carry_out(plan.fit, pixels, image_size=image_size, aspect=aspect)
 
 
 def _stream(
-    paths: Sequence[str | Path], glances: Sequence[_Glance], reader: Callable[[bool], Callable]
+    paths: Sequence[str | Path],
+    glances: Sequence[Glance],
+    read: Callable,
+    *,
+    image_size: tuple[int, int],
+    aspect: Aspect,
 ) -> Iterator[tuple]:
     """Yield batches of what is read of the files that do not fail.
 
     Args:
         paths: files.
         glances: of each; the plain JPEGs come first, those with a reason are left out.
-        reader: gives the function from a path to what is read, for plain files and for all others.
+        read: from a path, and of the plain ones a plan, to what is read.
+        image_size, aspect: what the plans are for.
 
     Yields:
         Indices of files, int64 NumPy array, ascending among the plain ones and the others; and one
         tensor or several, one row for each.
     """
+
+    @tf.autograph.experimental.do_not_convert
+    def numbered(index, *file):
+        result = read(*file)
+        return index, *(result if isinstance(result, tuple) else (result,))
+
+    readable = [index for index, seen in enumerate(glances) if seen.reason is None]
     for plain in (True, False):
-        wanted = [i for i, g in enumerate(glances) if g.plain == plain and g.reason is None]
+        wanted = [index for index in readable if (glances[index].extent is not None) == plain]
         # Else even no file at all would cost the tracing.
         if not wanted:
             continue
-        read = reader(plain)
-
-        @tf.autograph.experimental.do_not_convert
-        def numbered(index, path, read=read):
-            result = read(path)
-            return index, *(result if isinstance(result, tuple) else (result,))
-
         # CPU: on a machine with a GPU an eager constant would land there.
         with tf.device("CPU:0"):
-            names = tf.constant([os.fsencode(paths[index]) for index in wanted])
-            files = tf.data.Dataset.from_tensor_slices((np.array(wanted, np.int64), names))
+            files = (np.array(wanted, np.int64), [os.fsencode(paths[index]) for index in wanted])
+            if plain:
+                extents = np.array([glances[index].extent for index in wanted])
+                files += (plan_jpegs(extents, image_size=image_size, aspect=aspect),)
+            files = tf.data.Dataset.from_tensor_slices(files)
             files = files.map(numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             # One by one, the way through Python would take longer than the decoding.
             files = files.ignore_errors(log_warning=False).batch(_BATCH).prefetch(tf.data.AUTOTUNE)
@@ -252,46 +265,14 @@ def _stream(
                 yield indices.numpy(), *values
 
 
-def _glance(path: Path) -> _Glance:
-    """Look at the beginning of a file."""
-    try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            return _Glance("it is not a regular file")
-        with open(path, "rb") as file:
-            beginning = file.read(_SIGNATURE_BYTES)
-            is_jpeg = beginning.startswith(JPEG_SIGNATURE)
-            plain = is_jpeg and b"Exif\0\0" not in beginning + file.read(EXIF_REACH)
-    except OSError as error:
-        return _Glance(_read_failure(error))
-    # Most photos need no graph to be recognized, which would take a millisecond each.
-    if not beginning.startswith(_USUAL_SIGNATURES):
-        code = int(_header_inspector()(beginning))
-        if code in (EMPTY, NOT_AN_IMAGE, FOREIGN):
-            return _Glance(REASONS[code])
-    if info.st_size > MAX_FILE_BYTES:
-        return _Glance(f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB")
-    return _Glance(None, plain)
-
-
 def _undecodable(path: Path) -> str:
     """Say why the decoder could not make an image of a file."""
     try:
-        code = int(_header_inspector()(path.read_bytes()))
+        code = int(header_inspector()(path.read_bytes()))
     except OSError as error:
-        return _read_failure(error)
+        return read_failure(error)
     # Where the header is sound, the decoder stumbled over the body.
     return REASONS[DAMAGED if code == OK else code]
-
-
-def _read_failure(error: OSError) -> str:
-    return f"the file cannot be read ({error.strerror or error})"
-
-
-@functools.cache
-def _header_inspector() -> Callable[[bytes], tf.Tensor]:
-    signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(inspect_header, autograph=False, input_signature=signature)
 
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")

@@ -106,7 +106,7 @@ def from_image_folder(
             paths=tuple(photos[row].path for row in rows),
             pixels=scan.pixels,
             rows=scan.rows[rows],
-            plain=bool(scan.plain[rows].all()),
+            extents=scan.extents[rows],
         )
 
     splits = divide(
