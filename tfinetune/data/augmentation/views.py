@@ -42,7 +42,7 @@ def draw_parameters(
     owners = [index for index, numbers in enumerate(neutral) for _ in numbers]
     return tf.where(
         tf.gather(chosen, tf.constant(owners, tf.int32), axis=1),
-        tf.concat([uniform[:, :0], *drawn], axis=1),
+        tf.concat(drawn, axis=1),
         tf.constant([number for numbers in neutral for number in numbers], tf.float32),
     )
 
