@@ -6,7 +6,7 @@ KerasTuner's documentation shows: a `build` that compiles a model, and `fit` on 
 keeps decoded photos in memory and prefetches. It has our optimizer with its schedule: accuracies
 at a constant rate swing more, and the best of ten epochs would seem better. Both report the best
 epoch. What still differs is that photos are resized another way, and that all our heads start from
-one seed. Each side runs in a process of its own; time starts when libraries are imported and ends
+one seed, so that the best of the peer's 20 profits from 20 starts. Each side runs in a process of its own; time starts when libraries are imported and ends
 with the last trial.
 
     python -m benchmarks search --data photos/ --backbone base_model.keras
@@ -14,6 +14,7 @@ with the last trial.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -72,7 +73,11 @@ def run(arguments: argparse.Namespace) -> list[Row]:
 
 
 def _side(measured: dict[str, Any]) -> str:
-    return f"{measured['seconds']:.1f} s, best accuracy {max(measured['accuracies']):.3f}"
+    accuracies = measured["accuracies"]
+    return (
+        f"{measured['seconds']:.1f} s, accuracy {statistics.mean(accuracies):.3f} "
+        f"(best {max(accuracies):.3f})"
+    )
 
 
 def _measure(side: str, spec: dict[str, Any]) -> dict[str, Any]:
