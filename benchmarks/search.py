@@ -6,8 +6,8 @@ KerasTuner's documentation shows: a `build` that compiles a model, and `fit` on 
 keeps decoded photos in memory and prefetches. It has our optimizer with its schedule: accuracies
 at a constant rate swing more, and the best of ten epochs would seem better. Both report the best
 epoch. What still differs is that photos are resized another way, and that all our heads start from
-one seed, so that the best of the peer's 20 profits from 20 starts. Each side runs in a process of its own; time starts when libraries are imported and ends
-with the last trial.
+one seed, so that the best of the peer's 20 profits from 20 starts. Each side runs in a process of
+its own; time starts when libraries are imported and ends with the last trial.
 
     python -m benchmarks search --data photos/ --backbone base_model.keras
 """
