@@ -95,7 +95,8 @@ def tfinetune(spec: Spec) -> Result:
                     name=f"phase_{index}",
                     trainable=(*layers, "head"),
                     epochs=spec.epochs,
-                    learning_rate=TUNING_RATE if layers else rate,
+                    # The peers' rate stays; ours falls, on average to half of where it starts.
+                    learning_rate=2 * (TUNING_RATE if layers else rate),
                     views=spec.views,
                 )
                 for index, layers in enumerate(spec.unfreezing)
