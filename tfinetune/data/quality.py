@@ -22,6 +22,7 @@ _MIN_CORRELATION = 0.98
 _FLAT_DEVIATION = 2.0
 _CHUNK = 256
 _PAIRS = 1024
+_PART = 1024
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,10 @@ def _grey(thumbnails: np.ndarray) -> np.ndarray:
 
 def _join_near(thumbnails: np.ndarray, component: np.ndarray) -> np.ndarray:
     """Merge the components that near duplicates connect: int [n], numbered from 0, as given."""
-    hashes = perceptual_hash(thumbnails)
-    appearance = _Appearance.of(thumbnails)
+    # Part by part: as float32, all thumbnails at once would take 12 KiB each.
+    parts = [thumbnails[start : start + _PART] for start in range(0, len(thumbnails), _PART)]
+    hashes = np.concatenate([perceptual_hash(part) for part in parts])
+    appearance = _Appearance.joined([_Appearance.of(part) for part in parts])
     for start in range(0, len(hashes), _CHUNK):
         rows = slice(start, start + _CHUNK)
         near = np.bitwise_count(hashes[rows, None] ^ hashes[None, start:]) <= MAX_HASH_DISTANCE
@@ -130,6 +133,13 @@ class _Appearance:
         structure = structure.reshape(len(thumbnails), -1)
         structure -= structure.mean(axis=1, keepdims=True)
         return cls(colour, structure, structure.std(axis=1))
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Appearance"]) -> "_Appearance":
+        columns = zip(
+            *((part.colour, part.structure, part.deviation) for part in parts), strict=True
+        )
+        return cls(*map(np.concatenate, columns))
 
     def agree(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return bool [pairs]: the same mean colour and the same structure."""

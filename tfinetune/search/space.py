@@ -38,7 +38,7 @@ DEFAULT: dict[str, Any] = {
 }
 
 # What the trials must share, or their scores could not be compared.
-_SHARED = {"data", "strategy_parameters", "validation", "test", "seed", "decoder_version"}
+_SHARED = {"data", "strategy_parameters", "validation", "test", "seed", "decoder_version", "trust"}
 
 
 class Space:
