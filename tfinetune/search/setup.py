@@ -80,8 +80,9 @@ def prepare(folder: SearchFolder, workbench: Workbench) -> Setup:
     if search.backbones and not folder.ranking_path.is_file():
         ranked = rank_backbones(search.backbones, search.recipe, workbench=workbench)
         write_json(folder.ranking_path, [row.to_dict() for row in ranked])
+        kept = worth_searching(ranked)
         for row in ranked:
-            if row not in worth_searching(ranked):
+            if row not in kept:
                 workbench.reporter.say(f"{row.backbone} is not searched over: {_why_not(row)}.")
     setup = Setup.of(folder)
     workbench.tuner(setup.base)
