@@ -132,10 +132,21 @@ def test_trial_that_was_started_but_not_noted_is_drawn_again(finished, trials, t
     # As if killed between the two files that KerasTuner writes when a trial starts.
     state["start_order"].remove("3")
     (tmp_path / "s/trials/oracle.json").write_text(json.dumps(state))
+    (tmp_path / "s/trials/trial_3/result.json").unlink()
     board = trials(None, resume=True)
     assert {r.trial for r in board} == {"0", "1", "2", "3"}
     kept = [r for r in finished.leaderboard if r.trial != "3"]
     assert outcomes(r for r in board if r.trial != "3") == outcomes(kept)
+
+
+def test_result_that_the_oracle_was_not_told_of_is_not_made_again(finished, trials, tmp_path):
+    shutil.copytree(finished.folder.path, tmp_path / "s")
+    # As if killed right after the result was written.
+    path = tmp_path / "s/trials/trial_3/trial.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "RUNNING"}))
+    board = trials(None, resume=True)
+    assert board == finished.leaderboard  # to the second that it took
+    assert json.loads(path.read_text())["status"] == "COMPLETED"
 
 
 def test_dtype_policy_is_that_of_the_search_whatever_a_trial_does(

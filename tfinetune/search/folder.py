@@ -169,10 +169,14 @@ class SearchFolder:
         """Keep what a trial gave."""
         write_json(self.trial_path(result.trial) / "result.json", asdict(result))
 
+    def result(self, trial: str) -> Result | None:
+        """Return what a trial gave, or None if it has not ended."""
+        path = self.trial_path(trial) / "result.json"
+        return _read_result(path) if path.is_file() else None
+
     def results(self) -> list[Result]:
         """Return what every trial gave that has ended, in the order of their ids."""
-        paths = sorted(self.trials_path.glob("trial_*/result.json"))
-        return [Result(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        return [_read_result(path) for path in sorted(self.trials_path.glob("trial_*/result.json"))]
 
     def leaderboard(self) -> list[Result]:
         """Return the results, the winner by the first objective first, the failed ones last."""
@@ -183,3 +187,7 @@ class SearchFolder:
         """Remove the weights of all but the best trials."""
         for result in self.leaderboard()[KEPT_CHECKPOINTS:]:
             self.checkpoint_path(result.trial).unlink(missing_ok=True)
+
+
+def _read_result(path: Path) -> Result:
+    return Result(**json.loads(path.read_text(encoding="utf-8")))

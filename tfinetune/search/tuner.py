@@ -152,11 +152,19 @@ class RecipeTuner(kt.Tuner):
         Raises:
             kt.errors.FailedTrialError: with the reason; the search goes on.
         """
+        # On its way between processes KerasTuner adds values whose conditions do not hold.
+        trial.hyperparameters.ensure_active_values()
+        objective = self._search.objectives[0]
+        # A search that was killed between a result and the oracle's record has it already.
+        result = self._folder.result(trial.trial_id) or self._run(trial)
+        if result.status == "failed":
+            raise kt.errors.FailedTrialError(result.reason)
+        return {objective: result.metrics[objective]}
+
+    def _run(self, trial: Any) -> Result:
         keras.config.set_dtype_policy(self._policy)
         started = time.monotonic()
         self.running = trial.trial_id
-        # On its way between processes KerasTuner adds values whose conditions do not hold.
-        trial.hyperparameters.ensure_active_values()
         name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
         values = {n: v for n, v in drawn.items() if not n.startswith("tuner/")}
         try:
@@ -182,7 +190,7 @@ class RecipeTuner(kt.Tuner):
             f"trial {name}: {result.status}, {objective} {short(result.metrics[objective])} "
             f"after {duration(result.seconds)}"
         )
-        return {objective: result.metrics[objective]}
+        return result
 
     def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
         """Return what the `Result` of a trial holds beside its values; keep its weights."""
