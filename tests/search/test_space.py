@@ -84,6 +84,7 @@ def test_space_survives_yaml(tmp_path):
     [
         ({"learning_rat": 1.0}, "no parameter 'learning_rat'.*Closest: learning_rate"),
         ({"seed": [0, 1]}, "no parameter 'seed'"),
+        ({"distribute": ["none", "mirrored"]}, "no parameter 'distribute'"),
         ({"dropout": {"low": 0.5, "high": 0.1}}, "dropout may be is not valid.*low must be below"),
         ({"dropout": []}, "dropout may be is not valid: values"),
         ({"dropout": {"values": [0.1], "when": {"optimizer": "sgd"}}}, "optimizer is not in"),

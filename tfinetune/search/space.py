@@ -38,7 +38,16 @@ DEFAULT: dict[str, Any] = {
 }
 
 # What the trials must share, or their scores could not be compared.
-_SHARED = {"data", "strategy_parameters", "validation", "test", "seed", "decoder_version", "trust"}
+_SHARED = {
+    "data",
+    "validation",
+    "test",
+    "seed",
+    "decoder_version",
+    "distribute",
+    "trust",
+    "strategy_parameters",
+}
 
 
 class Space:
