@@ -37,7 +37,8 @@ beside its name stands what `all` runs it with."""
 def main() -> None:
     """Parse and run."""
     name, *rest = sys.argv[1:] or ["--list"]
-    if name == "--list":
+    if name in ("--list", "--help", "-h"):
+        print(f"{__doc__}\n{', '.join(('all', 'table'))}, or one of these:\n")
         for known in BENCHMARKS:
             print(f"{known:14s} {import_module(f'benchmarks.{known}').__doc__.splitlines()[0]}")
     elif name in ("all", "table"):

@@ -1,7 +1,9 @@
 """Rows of benchmarks are kept in one file, whoever measured them, and read as one table."""
 
 import json
+import sys
 
+from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.growth import compare_points
 from benchmarks.results import Row, draw, keep, markdown, recall
 from benchmarks.worth import compare
@@ -29,6 +31,13 @@ def test_rows_of_several_benchmarks_share_a_file_and_a_table(tmp_path):
     assert table.count("TensorFlow") == 1  # one machine is described once
     draw(file, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5_000
+
+
+def test_help_names_every_benchmark(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--help"])
+    main()
+    said = capsys.readouterr().out
+    assert all(f"\n{name} " in said for name in BENCHMARKS)
 
 
 def test_growth_is_held_against_proportion():
