@@ -60,7 +60,8 @@ def test_what_one_fit_cannot_do_is_refused(world, splits):
     maker = hypermodel(world, splits, augmentation="mixup=0.2")
     with pytest.raises(RecipeError, match="mixes no photos"):
         maker.build(kt.HyperParameters())
-    maker = hypermodel(world, splits, distribute="mirrored")
+    recipe = ft.Recipe(data="given as splits", distribute="mirrored")
+    maker = HyperFineTune(world.backbone, splits, recipe=recipe)
     with pytest.raises(RecipeError, match="trains on one device"):
         maker.build(kt.HyperParameters())
     whole = ft.data.from_image_folder(world.photos, image_size=16, validation=0, test=0)
