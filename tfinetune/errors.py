@@ -82,3 +82,11 @@ class SearchError(TfinetuneError, ValueError):
 
 class TrainingError(TfinetuneError, RuntimeError):
     """Training diverged and left no usable model."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a record says of an error: its paragraph; with its class if it is not ours."""
+    if isinstance(error, TfinetuneError):
+        return str(error)
+    # The `repr` of TensorFlow's errors leaves the message out.
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,7 +6,6 @@ import time
 from typing import ClassVar
 
 import keras
-import numpy as np
 import pytest
 
 import tfinetune as ft
@@ -16,9 +15,8 @@ from tfinetune.search import Result, SearchFolder, Workbench, run
 from tfinetune.search.job import finish, open_search, run_trials
 from tfinetune.search.ranking import Ranked
 from tfinetune.search.setup import read_ranking, worth_searching
-from tfinetune.search.soup import add_soup, mix
 from tfinetune.search.tuner import RecipeTuner
-from tfinetune.training import Candidate, Checkpoint, FeatureCache
+from tfinetune.training import Checkpoint, FeatureCache
 
 
 @pytest.fixture(scope="module")
@@ -274,49 +272,6 @@ def test_folder_of_another_search_is_refused(finished, search_recipe):
         run(search_recipe(), finished.folder.path)
     with pytest.raises(SearchError, match="another search: trials differ"):
         run(search_recipe(trials=9, oracle="random"), finished.folder.path, resume=True)
-
-
-def test_soup_is_the_mean_of_what_is_trained():
-    one = [np.float32([0.0, 2.0]), np.uint32([1, 2]), np.float32([4.0])]
-    other = [np.float32([2.0, 4.0]), np.float32([0.0])]
-    mixed = mix(one, other, share=0.5)
-    np.testing.assert_array_equal(np.concatenate(mixed), [1.0, 3.0, 1, 2, 2.0])
-
-
-def test_soup_is_offered_beside_the_winner_only_if_it_predicts_no_worse(finished, workbench):
-    winner = Checkpoint(finished.folder.checkpoint_path(finished.leaderboard[0].trial)).load()
-    offered = Checkpoint(add_soup(finished.folder, finished.leaderboard, workbench)).load()
-    *same, last = offered.candidates
-    if last.phase == "soup":
-        assert last.score >= max(candidate.score for candidate in winner.candidates)
-        assert [c.phase for c in same] == [c.phase for c in winner.candidates]
-    assert {c.phase for c in offered.candidates} <= {"head", "soup"}
-    shipped = finished.best.metrics["validation"]["accuracy"]
-    assert shipped == pytest.approx(max(c.accuracy for c in offered.candidates))
-
-
-def test_soup_must_lead_by_the_margin_of_the_search(finished, workbench, monkeypatch):
-    margin = finished.folder.recipe().replace(margin=1e9)
-    monkeypatch.setattr(type(finished.folder), "recipe", lambda folder: margin)
-    path = add_soup(finished.folder, finished.leaderboard, workbench)
-    assert path == finished.folder.checkpoint_path(finished.leaderboard[0].trial)
-
-
-def test_soup_that_ships_has_its_own_weights(finished, workbench, tmp_path):
-    trial = finished.leaderboard[0].trial
-    recipe = ft.Recipe.load(finished.folder.trial_path(trial) / "recipe.yaml")
-    state = Checkpoint(finished.folder.checkpoint_path(trial)).load()
-    mixed = mix(state.weights, [2 * array for array in state.weights], share=0.5)
-    state.candidates.append(Candidate("soup", mixed, 1.0, 0.0))
-    Checkpoint(tmp_path / "soup.npz").save(state)
-    tuner, splits = workbench.tuner(recipe)
-    strategy = ft.strategies.Head(**recipe.strategy_parameters)
-    outcome = tuner.fit(
-        splits, strategy, augment=recipe.augmentation, checkpoint=tmp_path / "soup.npz"
-    )
-    assert outcome.shipped.phase == "soup"
-    for received, expected in zip(tuner.assembly.get_weights(), mixed, strict=True):
-        np.testing.assert_array_equal(received, expected)
 
 
 def test_each_trial_says_what_it_gave_and_what_holds_for_all_is_said_once(

@@ -1,7 +1,7 @@
 """The folder of a search: what was asked, what every trial gave, and the run that won.
 
 search.yaml   ranking.json   trials/trial_*/{recipe.yaml,result.json,checkpoint.npz}
-leaderboard.json   report.html   log.txt   best/
+leaderboard.json   report.html   precisions.json   log.txt   best/
 """
 
 import json
@@ -83,6 +83,7 @@ class SearchFolder:
         self.path = Path(path)
         self.recipe_path = self.path / "search.yaml"
         self.ranking_path = self.path / "ranking.json"
+        self.precisions_path = self.path / "precisions.json"
         self.trials_path = self.path / "trials"
         self.leaderboard_path = self.path / "leaderboard.json"
         self.report_path = self.path / "report.html"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tfinetune.errors import SearchError, TfinetuneError
+from tfinetune.errors import SearchError, reason_of
 from tfinetune.recipe import Recipe
 from tfinetune.search.transferability import h_score, log_me, probe_accuracy
 from tfinetune.search.workbench import Workbench
@@ -74,19 +74,21 @@ def rank_backbones(
 def _rank(name: str, recipe: Recipe, workbench: Workbench) -> Ranked:
     started = time.monotonic()
     try:
-        tuner, splits = workbench.tuner(recipe.replace(backbone=name, head_units=0))
+        # Nothing is trained, so `precision: auto` need not be measured.
+        recipe = recipe.replace(backbone=name, head_units=0, precision="float32")
+        tuner, splits = workbench.tuner(recipe)
         segments = [Segment(tuner.assembly.features_model)]
         features = workbench.cache.features(segments, splits.train)[0]
-    except SearchError:
+        labels = splits.train.labels
+        return Ranked(
+            name,
+            probe_accuracy(features, labels),
+            log_me(features, labels),
+            h_score(features, labels),
+            tuner.backbone.model.count_params(),
+            time.monotonic() - started,
+        )
+    except SearchError:  # of the photos, whatever the backbone
         raise
-    except TfinetuneError as error:
-        return Ranked(name, reason=str(error), seconds=time.monotonic() - started)
-    labels = splits.train.labels
-    return Ranked(
-        name,
-        probe_accuracy(features, labels),
-        log_me(features, labels),
-        h_score(features, labels),
-        tuner.backbone.model.count_params(),
-        time.monotonic() - started,
-    )
+    except Exception as error:  # whatever it is, it rules out this backbone and no other
+        return Ranked(name, reason=reason_of(error), seconds=time.monotonic() - started)

@@ -174,7 +174,7 @@ def run_worker(address: str, name: str, folder: SearchFolder) -> None:
     }
     setup = Setup.of(folder)
     workbench = Workbench()
-    workbench.tuner(setup.base)
+    workbench.tuner(setup.base, precisions=folder.precisions_path)
     while True:
         tuner = setup.tuner(workbench)
         try:

@@ -85,7 +85,7 @@ def prepare(folder: SearchFolder, workbench: Workbench) -> Setup:
             if row not in kept:
                 workbench.reporter.say(f"{row.backbone} is not searched over: {_why_not(row)}.")
     setup = Setup.of(folder)
-    workbench.tuner(setup.base)
+    workbench.tuner(setup.base, precisions=folder.precisions_path)
     return setup
 
 

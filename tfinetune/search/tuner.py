@@ -11,7 +11,7 @@ import keras
 import keras_tuner as kt
 import numpy as np
 
-from tfinetune.errors import TfinetuneError
+from tfinetune.errors import reason_of
 from tfinetune.evaluation.formatting import duration
 from tfinetune.finetuner import FineTuner
 from tfinetune.inference import constant_function
@@ -171,7 +171,7 @@ class RecipeTuner(kt.Tuner):
             recipe = self._space.recipe(drawn, self._base)
             result = self._train(name, recipe, drawn)
         except Exception as error:  # whatever it is, it ends this trial and no other
-            reason = str(error) if isinstance(error, TfinetuneError) else repr(error)
+            reason = reason_of(error)
             seconds = time.monotonic() - started
             failed = Result(name, "failed", values, seconds=seconds, reason=reason)
             self._folder.write_result(failed)
@@ -199,7 +199,7 @@ class RecipeTuner(kt.Tuner):
         checkpoint = HeldCheckpoint(path)
         if "tuner/trial_id" in drawn:
             checkpoint.path = folder.checkpoint_path(drawn["tuner/trial_id"])
-        tuner, splits = self._workbench.tuner(recipe)
+        tuner, splits = self._workbench.tuner(recipe, precisions=folder.precisions_path)
         recipe = recipe.replace(precision=tuner.precision.name)
         recipe.save(folder.trial_path(name) / "recipe.yaml")
         strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)

@@ -1,13 +1,16 @@
 """What the trials of a process share: backbones, photos, features."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import keras
 import numpy as np
+from filelock import FileLock
 
 from tfinetune.array_store import ArrayStore
 from tfinetune.backbones import Backbone
@@ -17,13 +20,19 @@ from tfinetune.errors import SearchError
 from tfinetune.finetuner import FineTuner
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Advance, Reporter
+from tfinetune.storage import write_json
 from tfinetune.training import FeatureCache
-from tfinetune.workflow.prepare import cut, open_backbone, read_photos, tuner_options
+from tfinetune.workflow.prepare import (
+    backbone_key,
+    cut,
+    open_backbone,
+    photos_key,
+    read_photos,
+    tuner_options,
+)
 
 HELD = 3
 """Backbones, and sizes of photos, that stay in memory."""
-
-_DIVISION = ("data", "aspect", "validation", "test", "seed")
 
 T = TypeVar("T")
 
@@ -44,7 +53,6 @@ class Workbench:
         self._news = _News(self.reporter)
         self._backbones: OrderedDict[Any, _Opened] = OrderedDict()
         self._splits: OrderedDict[Any, Splits] = OrderedDict()
-        self._fastest: str | None = None
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """Return a recipe's backbone with its pretrained weights."""
@@ -55,9 +63,7 @@ class Workbench:
             opened = cut(recipe, opened, splits, self.reporter, cache=self.cache)
             return _Opened(opened, opened.model.get_weights(), _calls(opened.model))
 
-        fields = ("backbone", "weights", "image_size", "features", "input_range", "distribute")
-        key = (*_named(recipe, fields), *_named(recipe, _DIVISION))
-        opened = _held(self._backbones, key, load)
+        opened = _held(self._backbones, backbone_key(recipe), load)
         opened.backbone.model.set_weights(opened.pretrained)  # the last trial may have trained them
         for nodes, count in opened.calls:
             del nodes[count:]  # they would keep the head of every past trial alive
@@ -65,11 +71,17 @@ class Workbench:
 
     def splits(self, recipe: Recipe, image_size: tuple[int, int]) -> Splits:
         """Return a recipe's photos at the size of its backbone."""
-        key = (image_size, *_named(recipe, _DIVISION))
+        key = (image_size, *photos_key(recipe))
         return _held(self._splits, key, lambda: read_photos(recipe, image_size, self.reporter))
 
-    def tuner(self, recipe: Recipe) -> tuple[FineTuner, Splits]:
+    def tuner(self, recipe: Recipe, *, precisions: Path | None = None) -> tuple[FineTuner, Splits]:
         """Return what trains a recipe, and on what.
+
+        Args:
+            recipe: to train.
+            precisions: file with what `precision: auto` came to for each backbone. It is measured
+                where the file does not say, so all that share the file, resumed or in other
+                processes, train a backbone in the same precision.
 
         Raises:
             SearchError: if no photo is held out to compare trials by.
@@ -81,13 +93,16 @@ class Workbench:
                 "A search compares its trials on validation photos, and none are held out. "
                 "Give --validation a share such as 0.15."
             )
-        options = {**tuner_options(recipe), "cache": self.cache, "reporter": self._news}
-        if recipe.precision == "auto" and self._fastest is not None:
-            options["precision"] = self._fastest  # it is a matter of the machine: measured once
-        tuner = FineTuner(backbone, splits.spec, **options)
-        if recipe.precision == "auto":
-            self._fastest = tuner.precision.name
-        return tuner, splits
+
+        def build(precision: str) -> FineTuner:
+            options = {**tuner_options(recipe), "precision": precision}
+            return FineTuner(
+                backbone, splits.spec, **options, cache=self.cache, reporter=self._news
+            )
+
+        if recipe.precision != "auto" or precisions is None:
+            return build(recipe.precision), splits
+        return _agreeing(precisions, json.dumps(backbone_key(recipe)), build), splits
 
 
 class _News(Reporter):
@@ -116,8 +131,14 @@ class _Opened:
     calls: list[tuple[list, int]]
 
 
-def _named(recipe: Recipe, fields: tuple[str, ...]) -> tuple:
-    return tuple(getattr(recipe, name) for name in fields)
+def _agreeing(file: Path, key: str, build: Callable[[str], FineTuner]) -> FineTuner:
+    """Build a tuner in the precision that a file names for a key, or measure and name it there."""
+    with FileLock(f"{file}.lock"):
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        tuner = build(known.get(key, "auto"))
+        if key not in known:
+            write_json(file, {**known, key: tuner.precision.name})
+    return tuner
 
 
 def _calls(operation: keras.Operation) -> list[tuple[list, int]]:

@@ -20,6 +20,21 @@ AUTO_FEATURES = "auto"
 DEFAULT_BACKBONE = "EfficientNetV2B0"
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "assets" / "demo_backbone.h5"
 
+PHOTO_FIELDS = ("data", "aspect", "validation", "test", "seed", "decoder_version")
+"""Fields of a recipe that decide, with the size, what `read_photos` gives."""
+
+BACKBONE_FIELDS = (
+    "backbone",
+    "weights",
+    "image_size",
+    "features",
+    "endpoint",
+    "trust",
+    "input_range",
+    "distribute",
+)
+"""Fields that decide, with those of the photos, what `open_backbone` and `cut` give."""
+
 
 def prepare(
     recipe: Recipe,
@@ -123,6 +138,16 @@ def open_backbone(recipe: Recipe, source: str | keras.Model) -> Backbone:
             endpoint=recipe.endpoint,
             seed=recipe.seed,
         )
+
+
+def photos_key(recipe: Recipe) -> tuple:
+    """Return what recipes agree in that have the same photos, divided the same way."""
+    return tuple(getattr(recipe, name) for name in PHOTO_FIELDS)
+
+
+def backbone_key(recipe: Recipe) -> tuple:
+    """Return what recipes agree in that have the same backbone before it is trained."""
+    return (*(getattr(recipe, name) for name in BACKBONE_FIELDS), *photos_key(recipe))
 
 
 def load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:
