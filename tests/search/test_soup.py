@@ -21,23 +21,28 @@ def good_weights(search_recipe, workbench):
     return tuner.assembly.get_weights()
 
 
-@pytest.fixture
-def two_trials(search_recipe, workbench, good_weights, tmp_path):
-    """Make a search of two trials, each of which sees another class everywhere."""
+OPPOSITE = [[1e3, -1e3, 0], [-1e3, 1e3, 0]]
+"""What is added to the bias of a head: the mean is as if nothing had been."""
 
-    def make(*, margin=0.0, **other):
+
+@pytest.fixture
+def mistaken(search_recipe, workbench, good_weights, tmp_path):
+    """Make a search of trials, each of which sees another class everywhere."""
+
+    def make(errors=OPPOSITE, *, margin=0.0, **changes):
         asked = search_recipe(margin=margin)
         folder = SearchFolder.create(tmp_path / "s", asked)
         tuner, splits = workbench.tuner(asked.recipe)
-        for trial, sign, changes in (("0", 1, {}), ("1", -1, other)):
-            *earlier, bias = good_weights
-            weights = [*earlier, bias + sign * np.float32([1e3, -1e3, 0])]
+        *earlier, bias = good_weights
+        for trial, error in zip("012", errors, strict=False):
+            recipe = asked.recipe.replace(**(changes if trial != "0" else {}))
+            recipe.save(folder.trial_path(trial) / "recipe.yaml")
+            weights = [*earlier, bias + np.float32(error)]
             tuner.assembly.set_weights(weights)
             accuracy, loss = accuracy_and_loss(tuner.logits(splits.validation), splits.validation)
             state = TrainingState(
                 phase=1, weights=weights, candidates=[Candidate("head", weights, accuracy, loss)]
             )
-            asked.recipe.replace(**changes).save(folder.trial_path(trial) / "recipe.yaml")
             Checkpoint(folder.checkpoint_path(trial)).save(state)
             metrics = {"val_accuracy": accuracy, "val_loss": loss}
             folder.write_result(
@@ -55,8 +60,8 @@ def test_soup_is_the_mean_of_what_is_trained():
     np.testing.assert_array_equal(np.concatenate(mixed), [1.0, 3.0, 1, 2, 2.0])
 
 
-def test_soup_that_predicts_better_than_its_ingredients_ships(two_trials, good_weights, workbench):
-    folder = two_trials()
+def test_soup_that_predicts_better_than_its_ingredients_ships(mistaken, good_weights, workbench):
+    folder = mistaken(errors=[*OPPOSITE, [0, 0, 1e4]])  # the last would spoil it
     path = add_soup(folder, folder.leaderboard(), workbench)
     winner, soup = Checkpoint(path).load().candidates
     assert (winner.phase, soup.phase) == ("head", "soup")
@@ -70,14 +75,14 @@ def test_soup_that_predicts_better_than_its_ingredients_ships(two_trials, good_w
         np.testing.assert_allclose(received, expected, atol=1e-3)
 
 
-def test_soup_must_lead_by_the_margin_of_the_search(two_trials, workbench):
-    folder = two_trials(margin=1e9)
+def test_soup_must_lead_by_the_margin_of_the_search(mistaken, workbench):
+    folder = mistaken(margin=1e9)
     winner = folder.leaderboard()[0].trial
     assert add_soup(folder, folder.leaderboard(), workbench) == folder.checkpoint_path(winner)
 
 
-def test_soup_that_predicts_worse_is_not_offered(two_trials, good_weights, workbench):
-    folder = two_trials()
+def test_soup_that_predicts_worse_is_not_offered(mistaken, good_weights, workbench):
+    folder = mistaken()
     winner = Checkpoint(folder.checkpoint_path(folder.leaderboard()[0].trial))
     state = winner.load()
     state.candidates = [Candidate("head", good_weights, accuracy=0.6, loss=1.0)]
@@ -90,7 +95,7 @@ def test_soup_that_predicts_worse_is_not_offered(two_trials, good_weights, workb
     [{"endpoint": "serve"}, {"weights": "none"}, {"input_range": (0, 1)}, {"head_units": 4}],
     ids=lambda difference: next(iter(difference)),
 )
-def test_trials_on_different_backbones_or_heads_are_not_mixed(difference, two_trials, workbench):
-    folder = two_trials(**difference)
+def test_trials_on_different_backbones_or_heads_are_not_mixed(difference, mistaken, workbench):
+    folder = mistaken(**difference)
     board = sorted(folder.leaderboard(), key=lambda result: result.trial)  # the first can be opened
     assert add_soup(folder, board, workbench) == folder.checkpoint_path("0")
