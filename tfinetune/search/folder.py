@@ -5,6 +5,7 @@ leaderboard.json   report.html   log.txt   best/
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +29,7 @@ class SearchRecipe(BaseModel):
 
     Attributes:
         recipe: the default that the search starts from and must beat.
-        space: what varies; a `Space` or what it is made of.
+        space: what varies; a `Space` or what it is made of. None takes `Space.default(recipe)`.
         backbones: candidates; several are ranked first. None takes the recipe's.
         keep: how many of them the search goes on with.
         oracle: `bayesian`, `random`, `hyperband` or `grid`.
@@ -44,7 +45,7 @@ class SearchRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    space: dict[str, Any] = Field(default_factory=lambda: Space.default().to_dict())
+    space: dict[str, Any] = Field(default_factory=dict)
     backbones: tuple[str, ...] = ()
     keep: Annotated[int, Field(ge=1)] = 2
     oracle: Literal["bayesian", "random", "hyperband", "grid"] = "bayesian"
@@ -54,8 +55,15 @@ class SearchRecipe(BaseModel):
     margin: Annotated[float, Field(ge=0)] = 1.0
 
     def __init__(self, **fields: Any) -> None:
-        if isinstance(fields.get("space"), Space):
-            fields["space"] = fields["space"].to_dict()
+        recipe, space = fields.get("recipe"), fields.get("space")
+        if isinstance(recipe, Mapping):
+            fields["recipe"] = recipe = Recipe(**recipe)
+        if space is None and isinstance(recipe, Recipe):
+            space = Space.default(recipe)
+        elif isinstance(space, Mapping):
+            space = Space(**space)
+        if isinstance(space, Space):  # as it comes back from YAML, or it could not be resumed
+            fields["space"] = space.to_dict()
         try:
             super().__init__(**fields)
         except ValidationError as error:

@@ -34,6 +34,11 @@ class Result:
     examples: int = 0
     reason: str = ""
 
+    @property
+    def standard_error(self) -> float:
+        """The standard error of its validation accuracy."""
+        return standard_error(self.metrics["val_accuracy"], self.examples)
+
 
 def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0.0) -> list[Result]:
     """Sort results, the winner first and failed ones last.
@@ -56,8 +61,7 @@ def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0
     ranked = sorted(results, key=key)
     if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
         default, best = default_of(ranked), ranked[0]
-        error = standard_error(best.metrics["val_accuracy"], best.examples)
-        if default and default.metrics and lead(best, default) < margin * error:
+        if default and default.metrics and lead(best, default) < margin * best.standard_error:
             ranked.remove(default)
             ranked.insert(0, default)
     return ranked
@@ -85,13 +89,12 @@ def verdict(leaderboard: Sequence[Result], objective: str) -> str:
         return f"Trial {winner.trial} is the winner."
     others = [result for result in leaderboard if result.status != "failed"]
     best = max(others, key=lambda result: lead(result, winner))
-    error = standard_error(best.metrics["val_accuracy"], best.examples)
     if objective != "val_accuracy" or lead(best, winner) <= 0:
         return "The default recipe is the winner: no trial was better."
     return (
         f"The default recipe is the winner: trial {best.trial} leads it by "
         f"{100 * lead(best, winner):.1f} points on {best.examples} validation photos, where the "
-        f"standard error is {100 * error:.1f}. That may be luck; --margin 0 takes "
+        f"standard error is {100 * best.standard_error:.1f}. That may be luck; --margin 0 takes "
         "the best all the same."
     )
 
@@ -125,8 +128,11 @@ def describe(result: Result, results: Sequence[Result]) -> str:
 
 
 def short(value: Any) -> str:
-    """Return a drawn value in few characters: a file by its name."""
-    return f"{value:.3g}" if isinstance(value, float) else Path(str(value)).name
+    """Return a drawn value in few characters: a file by its name and its folder's."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    path = Path(str(value))
+    return str(Path(*path.parts[-2:])) if path.is_absolute() else str(value)
 
 
 def _cost(result: Result, objective: str) -> float:
