@@ -6,7 +6,7 @@ import pytest
 from tfinetune.search.charts import learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.importance import ENOUGH, importance
-from tfinetune.search.leaderboard import Result, pareto_front, rank_results, verdict
+from tfinetune.search.leaderboard import Result, pareto_front, rank_results, short, verdict
 from tfinetune.search.report import write_search_report
 
 
@@ -78,6 +78,22 @@ def test_default_recipe_that_no_trial_beats_is_said_to_be_the_winner():
     ]
     for objective in ("val_accuracy", "val_loss"):
         assert "no trial was better" in verdict(rank_results(board, objective), objective)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/models/a/keras_model.h5", "a/keras_model.h5"),
+        ("/keras_model.h5", "/keras_model.h5"),
+        ("b/keras_model.h5", "b/keras_model.h5"),
+        ("*/conv*", "*/conv*"),
+        ('["-2:", "!stem"]', '["-2:", "!stem"]'),
+        (0.00123456, "0.00123"),
+        (64, "64"),
+    ],
+)
+def test_only_the_path_of_a_file_is_shortened_to_what_tells_it_apart(value, shown):
+    assert short(value) == shown
 
 
 def test_pareto_front_is_what_none_beats_in_every_objective():

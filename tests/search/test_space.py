@@ -4,7 +4,7 @@ import pytest
 
 import tfinetune as ft
 from tfinetune.errors import RecipeError, SearchError
-from tfinetune.search import Range, SearchRecipe
+from tfinetune.search import Range, SearchFolder, SearchRecipe
 from tfinetune.search.space import DEFAULT, Space
 from tfinetune.training.strategies import STRATEGIES
 
@@ -201,6 +201,12 @@ def test_space_survives_yaml(tmp_path):
     space = Space.default()
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space.to_dict()))
     assert Space.load(tmp_path / "space.yaml").domains == space.domains
+
+
+def test_search_over_tuples_can_be_resumed(tmp_path):
+    asked = SearchRecipe(recipe=BASE, space={"dropout": (0.2, 0.5), "trainable": ("all", ("-2:",))})
+    SearchFolder.create(tmp_path / "s", asked)
+    assert SearchFolder.resume(tmp_path / "s", asked).recipe() == asked
 
 
 @pytest.mark.parametrize(
