@@ -51,6 +51,12 @@ def test_every_model_has_weights_of_its_own(world, splits):
     assert not {id(v) for v in one.variables} & {id(v) for v in other.variables}
 
 
+def test_default_space_starts_with_the_recipe_whatever_it_has(world, splits):
+    recipe = ft.Recipe(data="here", strategy="full", batch_size=8, augmentation="no_flip")
+    first = HyperFineTune(world.backbone, splits, recipe=recipe).recipe(kt.HyperParameters())
+    assert (first.strategy, first.batch_size, first.augmentation) == ("full", 8, "no_flip")
+
+
 class Keeping(HyperFineTune):
     """Keeps the model that it trained last."""
 

@@ -3,6 +3,7 @@
 import pytest
 
 import tfinetune as ft
+from tfinetune.cli.search import _question
 from tfinetune.errors import RecipeError, SearchError
 from tfinetune.search import Range, SearchFolder, SearchRecipe
 from tfinetune.search.space import DEFAULT, Space
@@ -190,6 +191,12 @@ def test_user_fixes_restricts_and_adds():
     assert len(hp.space) == len(DEFAULT) + 1
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_default_space_can_be_fixed_to_any_strategy(strategy):
+    space = Space.default().replace(strategy=strategy)
+    assert first(space, BASE.replace(strategy_parameters={})).strategy == strategy
+
+
 def test_value_outside_a_range_starts_at_the_nearest():
     space = Space(learning_rate={"low": 1e-3, "high": 1e-2, "log": True})
     assert space.hyperparameters(BASE).values["learning_rate"] == 1e-3
@@ -201,6 +208,14 @@ def test_space_survives_yaml(tmp_path):
     space = Space.default()
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space.to_dict()))
     assert Space.load(tmp_path / "space.yaml").domains == space.domains
+
+
+def test_command_starts_with_the_strategy_that_it_is_given_or_fixes():
+    asked = _question({"data": "photos", "strategy": "full"}, [], None, {"batch_size": [8, 16]}, {})
+    recipe = first(Space(**asked.space), asked.recipe)
+    assert (recipe.strategy, recipe.batch_size) == ("full", 8)
+    asked = _question({"data": "photos", "strategy": "full"}, [], None, {"strategy": "head"}, {})
+    assert first(Space(**asked.space), asked.recipe).strategy == "head"
 
 
 def test_search_over_tuples_can_be_resumed(tmp_path):

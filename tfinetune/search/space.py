@@ -8,6 +8,7 @@ where the strategy that was drawn has it, so that a method that comes later need
 import difflib
 import random
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,15 @@ class Space:
         }
 
     def replace(self, **domains: Any) -> "Space":
-        """Return the space with some parameters fixed, restricted or added."""
+        """Return the space with some parameters fixed, restricted or added.
+
+        With other strategies, those that none of them has are left out.
+        """
         kept = {name: d for name, d in self.domains.items() if name not in domains}
+        if "strategy" in domains:
+            given = read_domain("strategy", domains["strategy"]).values
+            known = set(Recipe.model_fields).union(*map(_parameters, given))
+            kept = {name: domain for name, domain in kept.items() if name in known}
         return Space(**kept, **domains)
 
     def hyperparameters(self, base: Recipe) -> kt.HyperParameters:
@@ -221,7 +229,7 @@ class Space:
 
     def _check_some_are_recipes(self, hp: kt.HyperParameters, base: Recipe) -> None:
         reason = None
-        for values in (hp.values, *_samples(hp, count=200)):
+        for values in chain([hp.values], _samples(hp, count=200)):
             try:
                 self.recipe(values, base)
             except RecipeError as error:
