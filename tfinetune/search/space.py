@@ -140,7 +140,7 @@ class Space:
     def replace(self, **domains: Any) -> "Space":
         """Return the space with some parameters fixed, restricted or added.
 
-        With other strategies, those that none of them has are left out.
+        Where the strategy is among these, parameters that none of its values has are left out.
         """
         kept = {name: d for name, d in self.domains.items() if name not in domains}
         if "strategy" in domains:
