@@ -187,9 +187,9 @@ class SearchFolder:
         return [_read_result(path) for path in sorted(self.trials_path.glob("trial_*/result.json"))]
 
     def leaderboard(self) -> list[Result]:
-        """Return the results, the winner by the first objective first, the failed ones last."""
+        """Return the results, the winner first and the failed ones last; see `rank_results`."""
         asked = self.recipe()
-        return rank_results(self.results(), asked.objectives[0], margin=asked.margin)
+        return rank_results(self.results(), *asked.objectives, margin=asked.margin)
 
     def drop_checkpoints(self) -> None:
         """Remove the weights of all but the best trials."""

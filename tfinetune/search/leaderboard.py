@@ -40,12 +40,15 @@ class Result:
         return standard_error(self.metrics["val_accuracy"], self.examples)
 
 
-def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0.0) -> list[Result]:
+def rank_results(
+    results: Sequence[Result], objective: str, *others: str, margin: float = 0.0
+) -> list[Result]:
     """Sort results, the winner first and failed ones last.
 
     Args:
         results: in any order.
-        objective: that decides; equal ones are sorted by validation loss and age.
+        objective: that decides.
+        *others: that decide, in their order, between equal ones; then validation loss and age do.
         margin: by how many standard errors of its accuracy the best must lead the default recipe,
             which is the winner otherwise: the best of many trials owes a part of its lead to luck
             (Breiman et al. 1984, "Classification and Regression Trees", one standard error). It
@@ -54,9 +57,9 @@ def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0
 
     def key(result: Result) -> tuple:
         if result.status == "failed":
-            return (1, 0.0, 0.0, result.trial)
-        cost = _cost(result, objective)
-        return (0, cost, result.metrics.get("val_loss", 0.0), result.trial)
+            return (1, [], 0.0, result.trial)
+        costs = [_cost(result, name) for name in (objective, *others)]
+        return (0, costs, result.metrics.get("val_loss", 0.0), result.trial)
 
     ranked = sorted(results, key=key)
     if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
@@ -137,4 +140,4 @@ def short(value: Any) -> str:
 
 def _cost(result: Result, objective: str) -> float:
     sign = -1 if OBJECTIVES[objective] == "max" else 1
-    return sign * result.metrics[objective]
+    return sign * round(result.metrics[objective], 6)  # Keras counts in float32
