@@ -5,7 +5,6 @@ leaderboard.json   report.html   log.txt   best/
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,11 +55,11 @@ class SearchRecipe(BaseModel):
 
     def __init__(self, **fields: Any) -> None:
         recipe, space = fields.get("recipe"), fields.get("space")
-        if isinstance(recipe, Mapping):
+        if isinstance(recipe, dict):
             fields["recipe"] = recipe = Recipe(**recipe)
         if space is None and isinstance(recipe, Recipe):
             space = Space.default(recipe)
-        elif isinstance(space, Mapping):
+        elif isinstance(space, dict):
             space = Space(**space)
         if isinstance(space, Space):  # as it comes back from YAML, or it could not be resumed
             fields["space"] = space.to_dict()
