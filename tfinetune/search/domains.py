@@ -7,7 +7,14 @@ from typing import Any
 from keras_tuner.engine import hyperparameters
 from keras_tuner.engine.hyperparameters import HyperParameter
 from keras_tuner.src.engine.conditions import Parent
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tfinetune.errors import SearchError
 from tfinetune.recipe import explain_validation
@@ -19,7 +26,7 @@ class Choice(BaseModel):
     """One of several values; of a single one, a parameter that is fixed.
 
     Attributes:
-        values: any that YAML can write.
+        values: any that YAML can write; whole numbers beside fractions become fractions.
         when: parameters whose values make this one count, `{"strategy": ["head"]}`.
     """
 
@@ -28,9 +35,17 @@ class Choice(BaseModel):
     values: tuple[Any, ...] = Field(min_length=1)
     when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
+    @field_validator("values")
+    @classmethod
+    def _of_one_kind(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        mixed = {type(value) for value in values} == {int, float}
+        return tuple(map(float, values)) if mixed else values
+
     def encode(self, value: Any) -> str | int | float:
         """Return what stands for a value in KerasTuner, which mixes no types and knows no lists."""
         kinds = {type(each) for each in self.values}
+        if kinds == {float} and _is_number(value):
+            return float(value)
         return value if kinds in ({str}, {int}, {float}) else json.dumps(value)
 
     def decode(self, code: str | int | float) -> Any:
@@ -39,7 +54,17 @@ class Choice(BaseModel):
 
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is one of these, else the first."""
-        return value if value in self.values else self.values[0]
+        code = self.encode(value)
+        return next((each for each in self.values if self.encode(each) == code), self.values[0])
+
+    def around(self, value: Any) -> "Choice":
+        """Return a choice that has `value` too: before the others, a number among them."""
+        if value in self.values:
+            return self
+        values = (value, *self.values)
+        # Of numbers the Bayesian oracle takes neighbours to be alike.
+        values = tuple(sorted(values)) if all(map(_is_number, values)) else values
+        return Choice(values=values, when=self.when)
 
     def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
         """Return the parameter as KerasTuner has it."""
@@ -83,22 +108,36 @@ class Range(BaseModel):
         return round(code, 12) if isinstance(code, float) and not self.log else code
 
     def nearest(self, value: Any) -> float:
-        """Return the closest value in the range."""
-        return min(max(value, self.low), self.high)
+        """Return the closest value in the range; the lowest to what is no number."""
+        if not _is_number(value):
+            return self.low
+        return min(max(round(value) if self._is_whole else value, self.low), self.high)
+
+    def around(self, value: Any) -> "Choice | Range":
+        """Return the range widened to hold `value`; where no range can, that value alone."""
+        if not _is_number(value) or (self.log and value <= 0):
+            return Choice(values=(value,), when=self.when)
+        bounds = {"low": min(self.low, value), "high": max(self.high, value)}
+        return self.model_copy(update=bounds)
 
     def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
         """Return the parameter as KerasTuner has it."""
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        kind = hyperparameters.Int if whole else hyperparameters.Float
+        kind = hyperparameters.Int if self._is_whole else hyperparameters.Float
+        # KerasTuner counts steps with `//`, and 0.5 // 0.1 is 4: the last one would be lost.
+        slack = 0 if self._is_whole or self.log else (self.step or 0) / 1e6
         return kind(
             name,
             self.low,
-            self.high,
+            self.high + slack,
             step=self.step,
             sampling="log" if self.log else "linear",
             default=default,
             conditions=conditions,
         )
+
+    @property
+    def _is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 Domain = Choice | Range
@@ -121,6 +160,10 @@ def read_domain(name: str, domain: Any) -> Domain:
         return Choice(values=_listed(domain))
     except ValidationError as error:
         raise SearchError(explain_validation(error, f"What {name} may be")) from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _listed(values: Any) -> tuple[Any, ...]:

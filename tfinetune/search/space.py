@@ -8,6 +8,7 @@ where the strategy that was drawn has it, so that a method that comes later need
 import difflib
 import random
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from tfinetune.training.strategies import STRATEGIES, build_strategy
 DEFAULT: dict[str, Any] = {
     "strategy": ["lpft", "head"],
     "trainable": ["all", "-4:", "-2:"],
-    "head_units": {"values": [0, 128, 512], "when": {"strategy": ["head"]}},
+    "head_units": {
+        "values": [0, 128, 512],
+        "when": {"strategy": ["head", "full", "gradual_unfreezing"]},
+    },
     "head_activation": {"values": ["relu", "gelu"], "when": {"head_units": [128, 512]}},
     "dropout": {"low": 0.0, "high": 0.5, "step": 0.1},
     "optimizer": ["adamw"],
@@ -90,9 +94,24 @@ class Space:
                     )
 
     @classmethod
-    def default(cls) -> "Space":
-        """Return the space that a search has without being told."""
-        return cls(**DEFAULT)
+    def default(cls, recipe: Recipe | None = None) -> "Space":
+        """Return the space that a search has without being told.
+
+        Args:
+            recipe: that the search starts from. What it has and the space lacks is added, so that
+                the first trial is this recipe; None adds nothing.
+
+        Raises:
+            RecipeError: if what the recipe has does not go together.
+        """
+        space = cls(**DEFAULT)
+        if recipe is None:
+            return space
+        recipe = _completed(recipe)
+        domains = {n: domain.around(_value(recipe, n)) for n, domain in space.domains.items()}
+        sizes = tuple(size for size in domains["head_units"].values if size)
+        activation = domains["head_activation"].model_copy(update={"when": {"head_units": sizes}})
+        return cls(**{**domains, "head_activation": activation})
 
     @classmethod
     def load(cls, path: str | Path) -> "Space":
@@ -119,12 +138,22 @@ class Space:
         }
 
     def replace(self, **domains: Any) -> "Space":
-        """Return the space with some parameters fixed, restricted or added."""
+        """Return the space with some parameters fixed, restricted or added.
+
+        Where the strategy is among these, parameters that none of its values has are left out.
+        """
         kept = {name: d for name, d in self.domains.items() if name not in domains}
+        if "strategy" in domains:
+            given = read_domain("strategy", domains["strategy"]).values
+            known = set(Recipe.model_fields).union(*map(_parameters, given))
+            kept = {name: domain for name, domain in kept.items() if name in known}
         return Space(**kept, **domains)
 
     def hyperparameters(self, base: Recipe) -> kt.HyperParameters:
-        """Return the space as KerasTuner's; its values are those of `base`, or nearest to them.
+        """Return the space as KerasTuner's; its values are those of the first trial.
+
+        That is `base`, as far as the space has it: what a space restricts or fixes holds for the
+        first trial too, which then has the nearest of a range and the first of other values.
 
         Args:
             base: what the search starts from.
@@ -147,7 +176,9 @@ class Space:
         """Return the recipe of one trial.
 
         Args:
-            values: of KerasTuner's hyperparameters; what is not in the space is left alone.
+            values: of KerasTuner's hyperparameters; names that are not in the space count for
+                nothing. A parameter of the space without a value does not count here, and has the
+                default of the recipe or strategy.
             base: has everything that the space does not name.
 
         Raises:
@@ -158,13 +189,18 @@ class Space:
             for name, domain in self.domains.items()
             if name in values
         }
-        fields = {name: drawn.pop(name) for name in list(drawn) if name in Recipe.model_fields}
-        recipe = base.replace(strategy_parameters={}, **fields)
-        known = _parameters(recipe.strategy)
-        shared = {n: v for n, v in base.strategy_parameters.items() if n in known}
-        strategy = build_strategy(recipe.strategy, {**shared, **drawn})
-        check_head(strategy.phases(("stem", "head"), None), hidden=recipe.head_units > 0)
-        return recipe.replace(strategy_parameters=strategy.parameters())
+        fields = {
+            name: drawn.pop(name, field.default)
+            for name, field in Recipe.model_fields.items()
+            if name in self.domains
+        }
+        known = _parameters(fields.get("strategy", base.strategy))
+        shared = {
+            name: value
+            for name, value in base.strategy_parameters.items()
+            if name in known and name not in self.domains
+        }
+        return _completed(base.replace(**fields, strategy_parameters={**shared, **drawn}))
 
     def _conditions(self, name: str, base: Recipe) -> list[tuple[str, list[Any]]]:
         conditions = [(parent, list(values)) for parent, values in self.domains[name].when.items()]
@@ -193,7 +229,7 @@ class Space:
 
     def _check_some_are_recipes(self, hp: kt.HyperParameters, base: Recipe) -> None:
         reason = None
-        for values in (hp.values, *_samples(hp, count=200)):
+        for values in chain([hp.values], _samples(hp, count=200)):
             try:
                 self.recipe(values, base)
             except RecipeError as error:
@@ -212,6 +248,17 @@ def _samples(hp: kt.HyperParameters, *, count: int) -> Iterator[dict[str, Any]]:
             if drawn.is_active(parameter):
                 drawn.values[parameter.name] = parameter.random_sample(seeds.random())
         yield drawn.values
+
+
+def _completed(recipe: Recipe) -> Recipe:
+    """Return a recipe with every parameter of its strategy.
+
+    Raises:
+        RecipeError: if what it has does not go together.
+    """
+    strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
+    check_head(strategy.phases(("stem", "head"), None), hidden=recipe.head_units > 0)
+    return recipe.replace(strategy_parameters=strategy.parameters())
 
 
 def _known() -> set[str]:
