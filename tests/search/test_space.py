@@ -131,7 +131,7 @@ def test_whole_numbers_and_fractions_together_are_fractions():
     [
         ({"image_size": {"low": 64, "high": 96, "step": 32}}, 64),
         ({"views": {"low": 2, "high": 4}}, 2),
-        ({"dropout": {"low": 0, "high": 1}}, 0),  # whole where both are
+        ({"batch_size": {"low": 2, "high": 9}}, 9),  # whole where both are
         ({"groups": {"low": 1, "high": 2}, "strategy": "gradual_unfreezing"}, 2),
     ],
 )
@@ -234,9 +234,21 @@ def test_search_over_tuples_can_be_resumed(tmp_path):
         ({"dropout": []}, "dropout may be is not valid: values"),
         ({"dropout": {"values": [0.1], "when": {"optimizer": "sgd"}}}, "optimizer is not in"),
         ({"strategy": ["linear_probe"], "epochs": 3}, "have no parameter 'epochs'"),
-        ({"strategy": ["lpft"], "head_units": [32, 64]}, "No combination.*for a linear head"),
+        ({"strategy": ["lpft"], "head_units": [32, 64]}, "have no parameter 'head_units'"),
         ({"strategy": ["magic"], "epochs": 3}, "no strategy 'magic'"),
-        ({"dropout": [2.0, 3.0]}, "No combination in the space is a recipe.*dropout"),
+        ({"strategy": {"low": 1, "high": 2}}, "strategy may not be 1"),
+        ({"dropout": [0.1, 7]}, "dropout may not be 7.0.*less than 1"),
+        ({"optimizer": ["adamw", "sgdx"]}, "optimizer may not be 'sgdx'"),
+        ({"dropout": {"low": 0.0, "high": float("nan")}}, "finite number"),
+        (
+            {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True, "step": 0.01}},
+            "step multiplies where log is true, so it must be above 1",
+        ),
+        (
+            {"strategy": ["lpft", "head"],
+             "dropout": {"values": [0.1], "when": {"strategy": ["haed"]}}},
+            "dropout counts when strategy is 'haed', which is not one of",
+        ),
         (
             {"dropout": {"values": [0.1], "when": {"batch_size": 8}},
              "batch_size": {"values": [8], "when": {"dropout": 0.1}}},
@@ -249,7 +261,42 @@ def test_impossible_space_is_refused_with_its_reason(domains, message):
         Space(**domains).hyperparameters(BASE)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- 1", "it holds list")])
+def test_space_around_which_no_recipe_is_possible_is_refused():
+    with pytest.raises(SearchError, match="No combination.*for a linear head"):
+        Space(dropout=[0.1, 0.2]).hyperparameters(BASE.replace(head_units=64))
+
+
+def test_range_of_fractions_may_be_given_in_whole_numbers():
+    hp = Space(weight_decay={"low": 0, "high": 1}).hyperparameters(BASE)
+    assert hp.values["weight_decay"] == 0.01
+
+
+def test_what_can_no_longer_count_is_left_out():
+    assert (
+        not {"head_units", "head_activation"}
+        & Space.default().replace(strategy="lpft").domains.keys()
+    )
+    hidden = Space.default().replace(strategy="head", head_units=[0, 64])
+    assert "trainable" not in hidden.domains
+    assert "head_activation" in active(hidden, head_units=64)
+    assert "head_activation" not in active(hidden, head_units=0)
+    linear = Space.default().replace(head_units=0)
+    assert "head_activation" not in linear.hyperparameters(BASE).values
+    given = Space(
+        strategy=["lpft", "head", "full"],
+        dropout={"values": [0.1], "when": {"strategy": ["head", "full"]}},
+        batch_size={"values": [8], "when": {"dropout": 0.1}},
+    )
+    assert given.replace(strategy=["lpft", "head"]).domains["dropout"].when == {
+        "strategy": ("head",)
+    }
+    assert given.replace(strategy="lpft").domains.keys() == {"strategy"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not YAML"), ("- 1", "it holds list"), ("1: [2]", "no parameter '1'")],
+)
 def test_file_that_is_no_space_is_refused(tmp_path, text, message):
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(SearchError, match=message):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from keras_tuner.engine import hyperparameters
 from keras_tuner.engine.hyperparameters import HyperParameter
@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     ValidationError,
     field_validator,
     model_validator,
@@ -22,7 +23,25 @@ from tfinetune.recipe import explain_validation
 Conditions = list[Parent]
 
 
-class Choice(BaseModel):
+class _Conditional(BaseModel):
+    """What both kinds share: the parameters whose values make one count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+
+    def narrowed(self, others: "Mapping[str, Domain]") -> Self | None:
+        """Return it with the conditions that can hold beside `others`, None if one never can."""
+        when = {
+            parent: tuple(value for value in values if others[parent].holds(value))
+            for parent, values in self.when.items()
+            if parent in others
+        }
+        can_count = all(when.values()) and len(when) == len(self.when)
+        return self.model_copy(update={"when": when}) if can_count else None
+
+
+class Choice(_Conditional):
     """One of several values; of a single one, a parameter that is fixed.
 
     Attributes:
@@ -30,10 +49,7 @@ class Choice(BaseModel):
         when: parameters whose values make this one count, `{"strategy": ["head"]}`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     values: tuple[Any, ...] = Field(min_length=1)
-    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
     @field_validator("values")
     @classmethod
@@ -57,6 +73,10 @@ class Choice(BaseModel):
         code = self.encode(value)
         return next((each for each in self.values if self.encode(each) == code), self.values[0])
 
+    def holds(self, value: Any) -> bool:
+        """Return whether `value` is one of these."""
+        return self.encode(value) in map(self.encode, self.values)
+
     def around(self, value: Any) -> "Choice":
         """Return a choice that has `value` too: before the others, a number among them."""
         if value in self.values:
@@ -75,7 +95,7 @@ class Choice(BaseModel):
         return hyperparameters.Choice(name, codes, default=code, conditions=conditions)
 
 
-class Range(BaseModel):
+class Range(_Conditional):
     """A number between two, both included; whole where both are.
 
     Attributes:
@@ -85,18 +105,17 @@ class Range(BaseModel):
         when: see `Choice`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    low: int | float
-    high: int | float
-    step: int | float | None = Field(default=None, gt=0)
+    low: int | FiniteFloat
+    high: int | FiniteFloat
+    step: int | FiniteFloat | None = Field(default=None, gt=0)
     log: bool = False
-    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> "Range":
         if self.low >= self.high or (self.log and self.low <= 0):
             raise ValueError("low must be below high, and above 0 with log")
+        if self.log and self.step is not None and self.step <= 1:
+            raise ValueError("step multiplies where log is true, so it must be above 1")
         return self
 
     def encode(self, value: Any) -> float:
@@ -106,6 +125,10 @@ class Range(BaseModel):
     def decode(self, code: float) -> float:
         """Return the value, without the noise of adding steps."""
         return round(code, 12) if isinstance(code, float) and not self.log else code
+
+    def holds(self, value: Any) -> bool:
+        """Return False: of a range no single value can be relied on to be drawn."""
+        return False
 
     def nearest(self, value: Any) -> float:
         """Return the closest value in the range; the lowest to what is no number."""
