@@ -4,7 +4,6 @@ import time
 from types import SimpleNamespace
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -51,4 +50,3 @@ def test_latency_is_the_time_of_one_example_through_the_whole_model(layers, cloc
         x = Working(clock)(x)
     tuner = SimpleNamespace(model=keras.Model(image, x))
     assert latency_ms(tuner) == pytest.approx(layers)
-    assert np.isfinite(clock.now)

@@ -133,6 +133,7 @@ class _Opened:
 
 def _agreeing(file: Path, key: str, build: Callable[[str], FineTuner]) -> FineTuner:
     """Build a tuner in the precision that a file names for a key, or measure and name it there."""
+    # One measures at a time: the others would slow it down, and might come to another answer.
     with FileLock(f"{file}.lock"):
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         tuner = build(known.get(key, "auto"))
