@@ -14,15 +14,10 @@ from keras_tuner.src.engine.trial import Trial
 
 import tfinetune as ft
 from tfinetune.errors import SearchError
+from tfinetune.search import service
+from tfinetune.search.client import reach, split_address, work
 from tfinetune.search.job import open_search
-from tfinetune.search.service import (
-    LOOPBACK,
-    reach,
-    run_chief,
-    serve,
-    split_address,
-    work,
-)
+from tfinetune.search.service import LOOPBACK, run_chief, serve
 from tfinetune.search.setup import Setup, prepare
 
 
@@ -75,21 +70,29 @@ def test_worker_that_is_killed_is_replaced_and_its_trial_given_out_again(
 
 
 @pytest.fixture
-def chief(search_recipe, workbench, tmp_path):
+def setup(search_recipe, workbench, tmp_path):
     folder = open_search(search_recipe(trials=3, oracle="random"), tmp_path / "s")
     prepare(folder, workbench)
     setup = Setup.of(folder)
     setup.start_oracle()
+    return setup
+
+
+@pytest.fixture
+def chief(setup):
     return setup.oracle
 
 
-def test_trial_of_a_silent_worker_goes_to_the_next_that_asks(chief):
+def test_trial_of_a_silent_worker_goes_to_the_next_that_asks(setup):
+    chief = setup.oracle
     with serve(chief, LOOPBACK) as (address, listener):
         reach(address)
         first = chief.create_trial("one")
         chief.create_trial("two")
-        assert sorted(listener.take_back_lost()) == ["0", "1"]
-        assert listener.is_needed()
+        assert sorted(listener.silent()) == ["one", "two"]
+        fates = [service.take_back(setup, name) for name in ("one", "two")]
+        assert fates == ["trial 0 is given out again", "trial 1 is given out again"]
+        assert listener.is_needed() and not listener.silent()
         assert chief.create_trial("three").trial_id in ("0", "1")
         assert first.trial_id == "0" and chief.create_trial("four").trial_id in ("0", "1")
 
@@ -101,7 +104,7 @@ def test_trial_that_is_just_being_given_out_is_not_lost(chief, monkeypatch):
 
         def create_slowly(name):
             trial = create(name)
-            lost.extend(listener.take_back_lost())  # as the chief's own loop may at this moment
+            lost.extend(listener.silent())  # as the chief's own loop may at this moment
             return trial
 
         monkeypatch.setattr(chief, "create_trial", create_slowly)
@@ -110,13 +113,56 @@ def test_trial_that_is_just_being_given_out_is_not_lost(chief, monkeypatch):
     assert not lost
 
 
-def test_trial_that_kills_its_processes_is_given_up(chief):
+def test_trial_that_loses_its_workers_fails_whoever_asks_meanwhile(setup):
+    chief = setup.oracle
+    assert chief.create_trial("one").trial_id == "0"
+    assert service.take_back(setup, "one") == "trial 0 is given out again"
+    assert chief.create_trial("two").trial_id == "0"
+    assert "trial 0 has failed" in service.take_back(setup, "two")
+    assert chief.create_trial("three").trial_id == "1"  # the lock is free, trial 0 not in line
+    assert chief.trials["0"].status == "FAILED" and chief.end_order == ["0"]
+    assert service.take_back(setup, "two") is None
+    (failed,) = setup.folder.results()
+    assert failed.status == "failed" and "2 workers were lost" in failed.reason
+
+
+def test_trial_that_fails_by_its_workers_says_what_was_drawn_but_not_hyperbands_notes(
+    search_recipe, workbench, tmp_path
+):
+    asked = search_recipe(oracle="hyperband", recipe={"strategy_parameters": {"epochs": 3}})
+    setup = prepare(open_search(asked, tmp_path / "s"), workbench)
+    setup.oracle.create_trial("zero")
     for name in ("one", "two"):
-        assert chief.create_trial(name).trial_id == "0"
-        assert chief.take_back(name) == "0"
-    chief.give_up("0")
-    assert chief.trials["0"].status == "FAILED"
-    assert chief.create_trial("three").trial_id == "1"
+        assert "tuner/epochs" in setup.oracle.create_trial(name).hyperparameters.values
+        service.take_back(setup, name)
+    (failed,) = setup.folder.results()
+    assert failed.trial == "1" and failed.values.keys() == {"learning_rate", "dropout"}
+
+
+def end(oracle, trial, score=0.5):
+    oracle.update_trial(trial.trial_id, {"val_accuracy": score})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+
+
+def test_trial_that_a_lost_worker_ends_after_all_is_not_begun_again(chief):
+    trial = chief.create_trial("lost")
+    chief.take_back("lost")
+    end(chief, trial)
+    assert chief.create_trial("other").trial_id == "1"
+    end(chief, trial)
+    assert chief.end_order == ["0"]
+
+
+def test_restarted_chief_repeats_a_trial_only_until_its_worker_ends_it(setup):
+    before = setup.oracle.create_trial("by hand")
+    setup.oracle.create_trial("other")
+    again = Setup.of(setup.folder)
+    again.start_oracle()
+    assert not again.oracle.ongoing_trials
+    end(again.oracle, before)
+    assert again.oracle.create_trial("by hand").trial_id == "1"
+    assert again.oracle.create_trial("third").trial_id == "2"
 
 
 def test_chief_that_does_not_answer_is_said_to(tmp_path, search_recipe):
@@ -148,7 +194,7 @@ def test_workers_that_cannot_start_are_an_error(search_recipe, workbench, tmp_pa
     folder = open_search(search_recipe(), tmp_path / "s")
     prepare(folder, workbench)
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(SearchError, match="Workers cannot start: the last ended with code 1"):
+    with pytest.raises(SearchError, match=r"Workers cannot start: .*code 1.*worker-2\.txt"):
         run_chief(folder, workers=1)
 
 

@@ -21,6 +21,9 @@ OBJECTIVES = {
 }
 """What trials are measured by, and which way is better."""
 
+MOST_LOSSES = 2
+"""Workers that a trial may take with it before it counts as failed."""
+
 
 class Durable:
     """Mixed into an oracle: files are whole or old, and no trial is lost with its process.
@@ -33,38 +36,57 @@ class Durable:
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Propose the values of a new trial; the first has those of the default recipe."""
-        if self.deadline is not None and time.time() >= self.deadline:
+        if self.is_over:
             return {"status": "STOPPED"}
         return self._propose(trial_id)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.time() >= self.deadline
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a trial was begun that is neither running nor ended."""
+        return bool(self._retry_queue)
 
     def _propose(self, trial_id: str) -> dict[str, Any]:
         if not self.trials:
             return {"status": "RUNNING", "values": dict(self.hyperparameters.values)}
         return super().populate_space(trial_id)
 
+    @kt.synchronized
     def end_trial(self, trial: Any) -> None:
-        """Record what a trial gave, without values that do not count, which its way added."""
+        """Record what a trial gave, without values that do not count, which its way added.
+
+        A worker that was given up for lost may end a trial that another has ended, or may begin.
+        """
         trial.hyperparameters.ensure_active_values()
+        for line in (self._retry_queue, self.end_order):
+            if trial.trial_id in line:
+                line.remove(trial.trial_id)
         super().end_trial(trial)
 
     @kt.synchronized
-    def take_back(self, tuner_id: str) -> str | None:
-        """Let the trial of a worker that is gone be given to the next that asks; return its id."""
+    def take_back(self, tuner_id: str) -> Any | None:
+        """Let the trial of a worker that is gone be given to the next that asks, or end it.
+
+        Returns:
+            The trial, with status "FAILED" if as many workers as may were lost by it; None if the
+            worker had none.
+        """
         trial = self.ongoing_trials.pop(tuner_id, None)
         self.tuner_ids.discard(tuner_id)
         if trial is None:
             return None
-        self._retry_queue.append(trial.trial_id)
-        self.save()
-        return trial.trial_id
-
-    @kt.synchronized
-    def give_up(self, trial_id: str) -> None:
-        """End a trial that nobody runs as failed."""
-        self._retry_queue.remove(trial_id)
-        trial = self.trials[trial_id]
-        trial.status = "FAILED"
-        self.end_trial(trial)
+        self._run_times[trial.trial_id] += 1
+        if self._run_times[trial.trial_id] < MOST_LOSSES:
+            self._retry_queue.append(trial.trial_id)
+            self.save()
+        else:
+            trial.status = "FAILED"
+            self.end_trial(trial)
+        return trial
 
     def save(self) -> None:
         """Write the state of the oracle."""
@@ -82,6 +104,7 @@ class Durable:
         self.trials = {name: self.trials[name] for name in self.start_order if name in self.trials}
         running = [name for name, trial in self.trials.items() if trial.status == "RUNNING"]
         self._retry_queue = running[::-1]  # it is taken from the end
+        self.ongoing_trials = {}  # whoever ran them must ask again
         self.end_order = [name for name in self.start_order if name not in running]
 
 
@@ -118,6 +141,11 @@ class GridOracle(Durable, oracles.GridSearchOracle):
         for name in self.start_order:
             self._ordered_ids.insert(name)
         self._populate_next = self.start_order[-1:]
+
+
+def varied(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a trial without those by which Hyperband steers it."""
+    return {name: value for name, value in values.items() if not name.startswith("tuner/")}
 
 
 ORACLES = ("bayesian", "random", "hyperband", "grid")
