@@ -60,7 +60,8 @@ def test_worker_in_a_long_trial_is_heard_of(prepared, monkeypatch):
 
 def test_worker_whose_chief_is_gone_ends_and_fails_no_trial_for_it(prepared, monkeypatch):
     monkeypatch.setattr(client, "REACH_SECONDS", 1.0)
-    train = RecipeTuner._train
+    monkeypatch.setattr(client, "reach", lambda *a, **k: reached.append(a) or reach(*a, **k))
+    reached, train = [], RecipeTuner._train
 
     def last(*arguments):
         stop.set()
@@ -82,25 +83,31 @@ def test_worker_whose_chief_is_gone_ends_and_fails_no_trial_for_it(prepared, mon
         time.sleep(0.01)
     with pytest.raises(SearchError, match=f"No chief answers at {bound[0]} within 1 s"):
         run_worker(bound[0], "worker", prepared.folder)
-    # What it gave waits for the chief that is started next.
+    assert len(reached) == 3  # for the search, for a trial, and, in vain, for what that gave
+    # The result waits for the chief that is started next.
     assert [r.status for r in prepared.folder.results()] == ["completed"]
 
 
 def test_call_to_a_chief_that_is_restarted_is_answered(prepared, nobody, monkeypatch):
-    monkeypatch.setattr(client, "REACH_SECONDS", 20.0)
+    answers, asked, ended = [], threading.Event(), threading.Event()
+
+    def never_answer(name):
+        asked.set()
+        ended.wait()
+
     request = protos.get_service().CreateTrialRequest(tuner_id="worker")
     with client.grpc.insecure_channel(nobody) as channel:
         stub = Patient(protos.get_service_grpc().OracleStub(channel), nobody)
-        with serve(prepared.oracle, nobody):
-            first = stub.CreateTrial(request, timeout=3600)
-        answers = []
         asking = threading.Thread(target=lambda: answers.append(stub.CreateTrial(request)))
-        asking.start()
-        time.sleep(0.5)
+        with monkeypatch.context() as patch, serve(prepared.oracle, nobody):
+            patch.setattr(prepared.oracle, "create_trial", never_answer)
+            asking.start()
+            asked.wait()
+        ended.set()
         assert not answers
         with serve(prepared.oracle, nobody):
             asking.join()
-    assert first.trial.trial_id == answers[0].trial.trial_id == "0"
+    assert answers[0].trial.trial_id == "0"
 
 
 def test_chief_that_fails_is_said_to(prepared, monkeypatch):

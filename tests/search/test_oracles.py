@@ -1,9 +1,13 @@
 """Oracles without trainings: what is drawn, given out again, and recorded."""
 
+import threading
+import time
+
 import keras_tuner as kt
 import pytest
 
-from tfinetune.search.oracles import ORACLES, build_oracle
+from tfinetune.errors import StorageError
+from tfinetune.search.oracles import MOST_LOSSES, ORACLES, build_oracle
 
 TRIALS = 6
 
@@ -70,6 +74,37 @@ def test_chief_that_is_restarted_repeats_a_trial_only_until_its_worker_ends_it(o
     end(before, before.create_trial("other"))
     chief = oracle("random")
     chief.reload()
-    assert not chief.ongoing_trials
     end(chief, trial)
     assert [chief.create_trial(name).trial_id for name in ("by hand", "third")] == ["2", "3"]
+
+
+def test_no_trial_is_given_out_once_the_time_is_up_not_even_a_second_time(oracle):
+    chief = oracle("random")
+    running, lost = chief.create_trial("one"), chief.create_trial("two")
+    chief.take_back("two")
+    chief.deadline = time.time()
+    assert chief.create_trial("three").status == "STOPPED"
+    assert chief.create_trial("one") is running and chief.tuner_ids == {"one"}
+    chief.deadline = None
+    assert chief.create_trial("three") is lost
+
+
+def test_disk_that_is_full_stops_no_later_call(oracle, monkeypatch):
+    def save():
+        raise StorageError("the disk is full")
+
+    chief = oracle("random")
+    for _ in range(MOST_LOSSES - 1):
+        chief.create_trial("one")
+        chief.take_back("one")
+    chief.create_trial("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(chief, "save", save)
+        with pytest.raises(StorageError, match="the disk is full"):
+            chief.create_trial("two")
+        with pytest.raises(StorageError, match="the disk is full"):
+            chief.take_back("one")  # one call within the other
+    later = threading.Thread(target=chief.create_trial, args=("three",), daemon=True)
+    later.start()
+    later.join(timeout=20)
+    assert not later.is_alive()

@@ -165,7 +165,7 @@ def take_back(setup: Setup, worker: str) -> str | None:
     values = varied(trial.hyperparameters.values)
     reason = f"{MOST_LOSSES} workers were lost while they ran it; memory may have run out"
     setup.folder.write_result(Result(trial.trial_id, "failed", values, reason=reason))
-    return f"trial {trial.trial_id} has failed, as it was not the first"
+    return f"trial {trial.trial_id} counts as failed, for {MOST_LOSSES} were lost by it"
 
 
 class Crew:
@@ -224,15 +224,16 @@ class Crew:
     def _bury(self, number: int, code: int) -> None:
         fate = take_back(self._setup, self._name(number))
         self._reporter.say(f"A worker ended with code {code}: {fate or 'it had no trial'}.")
-        if fate is None:
-            # Counted anew whenever a trial was given out: then some worker can start.
-            given = self._listener.given
-            self._idle_deaths[given] += 1
-            if self._idle_deaths[given] >= MOST_IDLE_DEATHS:
-                if not self._processes:
-                    raise SearchError(
-                        f"Workers cannot start: the last ended with code {code}. Its output is in "
-                        f"{self._log(number)}."
-                    )
-                return
-        self.start(1)
+        if fate or self._may_start():
+            self.start(1)
+        elif not self._processes:
+            raise SearchError(
+                f"Workers cannot start: the last ended with code {code}. Its output is in "
+                f"{self._log(number)}."
+            )
+
+    def _may_start(self) -> bool:
+        """Whether a worker that had no trial is replaced; after too many the others go on alone."""
+        given = self._listener.given  # a trial that was given out shows that workers can start
+        self._idle_deaths[given] += 1
+        return self._idle_deaths[given] < MOST_IDLE_DEATHS
