@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 from keras_tuner.src import protos
@@ -59,7 +60,7 @@ def test_worker_in_a_long_trial_is_heard_of(prepared, monkeypatch):
 
 
 def test_worker_whose_chief_is_gone_ends_and_fails_no_trial_for_it(prepared, monkeypatch):
-    monkeypatch.setattr(client, "REACH_SECONDS", 1.0)
+    monkeypatch.setattr(client, "Patient", partial(Patient, seconds=1))
     monkeypatch.setattr(client, "reach", lambda *a, **k: reached.append(a) or reach(*a, **k))
     reached, train = [], RecipeTuner._train
 

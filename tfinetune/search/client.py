@@ -34,7 +34,7 @@ _PASSING = (
 
 
 class ChiefError(SearchError, kt.errors.FatalError):
-    """A worker has no chief any more; KerasTuner takes other errors for those of a trial."""
+    """A worker has no chief any more. Another error KerasTuner would take for that of a trial."""
 
 
 def work(chief: str, output: str | Path, *, trust: bool = False) -> None:
@@ -104,10 +104,11 @@ class Patient:
     Args:
         stub: of KerasTuner's service.
         address: `HOST:PORT` of the chief.
+        seconds: to wait for a chief that is gone.
     """
 
-    def __init__(self, stub: Any, address: str) -> None:
-        self._stub, self._address = stub, address
+    def __init__(self, stub: Any, address: str, *, seconds: float = REACH_SECONDS) -> None:
+        self._stub, self._address, self._seconds = stub, address, seconds
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         """Return a method of the service, which raises `ChiefError`."""
@@ -115,9 +116,9 @@ class Patient:
 
         def patiently(request: Any, **_: Any) -> Any:
             while True:
-                reach(self._address, seconds=REACH_SECONDS)
+                reach(self._address, seconds=self._seconds)
                 try:
-                    return ask(request, wait_for_ready=True, timeout=REACH_SECONDS)
+                    return ask(request, wait_for_ready=True, timeout=self._seconds)
                 except grpc.RpcError as error:
                     if error.code() not in _PASSING:
                         raise ChiefError(

@@ -1,7 +1,7 @@
 """The folder of a search: what was asked, what every trial gave, and the run that won.
 
 search.yaml   ranking.json   trials/trial_*/{recipe.yaml,result.json,checkpoint.npz}
-leaderboard.json   report.html   log.txt   best/
+leaderboard.json   report.html   log.txt   worker-*.txt   search.lock   best/
 """
 
 import json
