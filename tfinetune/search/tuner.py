@@ -168,6 +168,7 @@ class RecipeTuner(kt.Tuner):
         self.running = trial.trial_id
         name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
         values = varied(drawn)
+        remove_partials(self._folder.trial_path(name))  # of a worker that was killed
         try:
             recipe = self._space.recipe(drawn, self._base)
             result = self._train(name, recipe, drawn)
@@ -197,7 +198,6 @@ class RecipeTuner(kt.Tuner):
         """Return what the `Result` of a trial holds beside its values; keep its weights."""
         folder, path = self._folder, self._folder.checkpoint_path(name)
         path.unlink(missing_ok=True)  # a repeated trial starts anew
-        remove_partials(path.parent)
         checkpoint = HeldCheckpoint(path)
         if "tuner/trial_id" in drawn:
             checkpoint.path = folder.checkpoint_path(drawn["tuner/trial_id"])
