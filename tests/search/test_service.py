@@ -202,10 +202,10 @@ def test_workers_that_die_between_trials_now_and_then_do_not_end_the_search(crew
 
 def test_workers_that_cannot_start_leave_the_others_alone_and_name_their_output(crew, prepared):
     commands = {1: "sleep 0.3; echo last; exit 7"}  # the others die at once
-    with pytest.raises(SearchError, match=r"the last ended with code 7.*worker-1\.txt") as error:
+    with pytest.raises(SearchError, match=r"the last ended with code 7.*worker-1\.txt"):
         crew(2, lambda number, name: commands.get(number, "exit 1"))
     assert len(crew.begun) == 3
-    assert (prepared.folder.path / "worker-1.txt").read_text() == "last\n", error
+    assert (prepared.folder.path / "worker-1.txt").read_text() == "last\n"
 
 
 def test_workers_that_cannot_start_are_an_error(search_recipe, workbench, tmp_path, monkeypatch):
