@@ -129,7 +129,7 @@ def test_chief_that_fails_is_said_to(prepared, monkeypatch):
     with (
         serve(prepared.oracle, LOOPBACK) as (address, _),
         pytest.raises(
-            ChiefError, match=f"chief at {address} sends this worker home: .*the disk is full"
+            ChiefError, match=f"chief at {address} sends this worker home: .*disk is full"
         ),
     ):
         run_worker(address, "worker", prepared.folder)

@@ -142,7 +142,8 @@ class Patient:
                 except grpc.RpcError as error:
                     if error.code() not in _PASSING:
                         raise ChiefError(
-                            f"The chief at {self._address} sends this worker home: {error.details()}"
+                            f"The chief at {self._address} sends this worker home: "
+                            f"{error.details()}"
                         ) from None
 
         return patiently
