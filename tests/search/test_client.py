@@ -19,7 +19,7 @@ from tfinetune.search.tuner import RecipeTuner
 @pytest.fixture(autouse=True)
 def shared_workbench(workbench, monkeypatch):
     """Spare every worker of these tests its own."""
-    monkeypatch.setattr(client, "Workbench", lambda: workbench)
+    monkeypatch.setattr(client, "Workbench", lambda **_: workbench)
 
 
 @pytest.fixture
@@ -40,6 +40,16 @@ def test_worker_trains_every_trial_and_leaves_the_process_as_it_was(prepared):
         assert not listener.is_needed()
     assert [r.status for r in folder.results()] == ["completed"] * 3
     assert dict(os.environ) == before and not left.exists()
+
+
+def test_worker_in_the_folder_of_another_search_is_sent_away(prepared):
+    assert len(prepared.folder.identity()) == 32
+    with (
+        serve(prepared.oracle, LOOPBACK, "another") as (address, _),
+        pytest.raises(ChiefError, match="its search is not the one in the worker's --output"),
+    ):
+        run_worker(address, "worker", prepared.folder)
+    assert not prepared.folder.results() and not prepared.oracle.ongoing_trials
 
 
 def test_worker_in_a_long_trial_is_heard_of(prepared, monkeypatch):
@@ -118,7 +128,9 @@ def test_chief_that_fails_is_said_to(prepared, monkeypatch):
     monkeypatch.setattr(prepared.oracle, "create_trial", full)
     with (
         serve(prepared.oracle, LOOPBACK) as (address, _),
-        pytest.raises(ChiefError, match=f"chief at {address} failed: .*the disk is full"),
+        pytest.raises(
+            ChiefError, match=f"chief at {address} sends this worker home: .*disk is full"
+        ),
     ):
         run_worker(address, "worker", prepared.folder)
 

@@ -143,7 +143,7 @@ def command(
         from tfinetune.reporting import Reporter
 
         if worker:
-            search.work(chief, output, trust=trust)
+            search.work(chief, output, trust=trust, reporter=Reporter(console))
             return
         question = None
         if source is not None:

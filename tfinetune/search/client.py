@@ -13,6 +13,7 @@ import grpc
 import keras_tuner as kt
 
 from tfinetune.errors import SearchError
+from tfinetune.reporting import Reporter
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.setup import Setup
 from tfinetune.search.tuner import RecipeTuner
@@ -24,6 +25,9 @@ REACH_SECONDS = 60.0
 
 SIGN_SECONDS = 10.0
 """How often a worker that trains lets its chief hear of it."""
+
+SEARCH = "search"
+"""Metadata of a call: the identity of the search that the worker has the folder of."""
 
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
@@ -37,42 +41,49 @@ class ChiefError(SearchError, kt.errors.FatalError):
     """A worker has no chief any more. Another error KerasTuner would take for that of a trial."""
 
 
-def work(chief: str, output: str | Path, *, trust: bool = False) -> None:
+def work(
+    chief: str, output: str | Path, *, trust: bool = False, reporter: Reporter | None = None
+) -> None:
     """Train for a chief, on this or another machine that sees its folder, until it has no more.
 
     Args:
         chief: `HOST:PORT`.
         output: folder of the search.
         trust: see `load_backbone`; needed where the search was started with it.
+        reporter: shows progress; None is silent.
 
     Raises:
-        SearchError: if there is no search in the folder, or the chief does not answer.
+        SearchError: if there is no search in the folder, the chief does not answer, or its search
+            is another.
         RecipeError: if the search was started with trust that is not given here.
     """
     split_address(chief)
     name = f"worker-{socket.gethostname()}-{os.getpid()}"
-    with trusting(trust):
-        run_worker(chief, name, SearchFolder.open(output))
+    with trusting(trust), reporter or Reporter() as reporter:
+        run_worker(chief, name, SearchFolder.open(output), reporter=reporter)
 
 
-def run_worker(address: str, name: str, folder: SearchFolder) -> None:
+def run_worker(
+    address: str, name: str, folder: SearchFolder, *, reporter: Reporter | None = None
+) -> None:
     """Train trials that a chief gives out, until it has no more.
 
     Args:
         address: `HOST:PORT` of the chief.
         name: unique among the workers.
         folder: of the search, the one that the chief has.
+        reporter: shows progress; None is silent.
 
     Raises:
-        SearchError: if the chief does not answer in time.
+        SearchError: if the chief does not answer in time, or its search is another.
     """
     reach(address)
     setup = Setup.of(folder)
-    workbench = Workbench()
+    workbench = Workbench(reporter=reporter)
     workbench.tuner(setup.base, precisions=folder.precisions_path)
     with _told(address, name):
         tuner = setup.tuner(workbench)
-    tuner.oracle.stub = Patient(tuner.oracle.stub, address)
+    tuner.oracle.stub = Patient(tuner.oracle.stub, address, search=folder.identity())
     with _signs_of_life(tuner):
         tuner.search()
 
@@ -104,11 +115,15 @@ class Patient:
     Args:
         stub: of KerasTuner's service.
         address: `HOST:PORT` of the chief.
+        search: identity of the worker's search; the chief refuses any but its own.
         seconds: to wait for a chief that is gone.
     """
 
-    def __init__(self, stub: Any, address: str, *, seconds: float = REACH_SECONDS) -> None:
+    def __init__(
+        self, stub: Any, address: str, *, search: str = "", seconds: float = REACH_SECONDS
+    ) -> None:
         self._stub, self._address, self._seconds = stub, address, seconds
+        self._metadata = [(SEARCH, search)]
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         """Return a method of the service, which raises `ChiefError`."""
@@ -118,11 +133,17 @@ class Patient:
             while True:
                 reach(self._address, seconds=self._seconds)
                 try:
-                    return ask(request, wait_for_ready=True, timeout=self._seconds)
+                    return ask(
+                        request,
+                        wait_for_ready=True,
+                        timeout=self._seconds,
+                        metadata=self._metadata,
+                    )
                 except grpc.RpcError as error:
                     if error.code() not in _PASSING:
                         raise ChiefError(
-                            f"The chief at {self._address} failed: {error.details()}"
+                            f"The chief at {self._address} sends this worker home: "
+                            f"{error.details()}"
                         ) from None
 
         return patiently

@@ -1,10 +1,12 @@
 """The folder of a search: what was asked, what every trial gave, and the run that won.
 
 search.yaml   ranking.json   trials/trial_*/{recipe.yaml,result.json,checkpoint.npz}
-leaderboard.json   report.html   precisions.json   log.txt   worker-*.txt   search.lock   best/
+leaderboard.json   report.html   precisions.json   log.txt   worker-*.txt   best/
+search.lock   identity.txt
 """
 
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -92,6 +94,7 @@ class SearchFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.recipe_path = self.path / "search.yaml"
+        self.identity_path = self.path / "identity.txt"
         self.ranking_path = self.path / "ranking.json"
         self.precisions_path = self.path / "precisions.json"
         self.trials_path = self.path / "trials"
@@ -110,6 +113,7 @@ class SearchFolder:
         """
         folder = cls(path)
         claim_folder(folder.path, resumable=folder.recipe_path, error_class=SearchError)
+        write_text(folder.identity_path, uuid.uuid4().hex)
         write_text(folder.recipe_path, recipe.to_yaml())
         return folder
 
@@ -184,6 +188,12 @@ class SearchFolder:
         if not isinstance(fields, dict):
             raise SearchError(f"{self.recipe_path} is not a search.")
         return SearchRecipe(**fields)
+
+    def identity(self) -> str:
+        """Return what tells this search from all others, on whatever machine it is looked at."""
+        if not self.identity_path.is_file():
+            return ""
+        return self.identity_path.read_text(encoding="utf-8")
 
     def write_deadline(self, deadline: float | None) -> None:
         """Set when the search ends, in seconds since 1970; None sets no end."""

@@ -26,7 +26,7 @@ OBJECTIVES = {
 }
 """What trials are measured by, and which way is better."""
 
-MOST_LOSSES = 2
+MOST_LOSSES = 3
 """Workers that a trial may take with it before it counts as failed."""
 
 

@@ -23,7 +23,7 @@ from keras_tuner.src.engine import conditions
 
 from tfinetune.errors import SearchError
 from tfinetune.reporting import Reporter
-from tfinetune.search.client import SIGN_SECONDS, split_address
+from tfinetune.search.client import SEARCH, SIGN_SECONDS, split_address
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.leaderboard import Result
 from tfinetune.search.oracles import MOST_LOSSES, Durable, varied
@@ -49,17 +49,27 @@ POLL_SECONDS = 0.2
 class Listener(OracleServicer):
     """KerasTuner's service, and when each worker was heard of last.
 
+    Args:
+        oracle: gives out trials.
+        search: identity of the search, which workers must have the folder of; None asks for none.
+
     Attributes:
         given: how often a trial was given out.
     """
 
-    def __init__(self, oracle: Durable) -> None:
+    def __init__(self, oracle: Durable, search: str | None = None) -> None:
         super().__init__(oracle)
+        self._search = search
         self._heard: dict[str, float] = {}
         self.given = 0
 
     def CreateTrial(self, request: Any, context: Any) -> Any:
         """Give a worker a trial."""
+        if self._search is not None and (SEARCH, self._search) not in context.invocation_metadata():
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "its search is not the one in the worker's --output.",
+            )
         self._heard[request.tuner_id] = time.monotonic()
         response = super().CreateTrial(request, context)
         self._heard[response.trial.trial_id] = time.monotonic()
@@ -91,13 +101,16 @@ class Listener(OracleServicer):
 
 
 @contextmanager
-def serve(oracle: Durable, address: str) -> Iterator[tuple[str, Listener]]:
+def serve(
+    oracle: Durable, address: str, search: str | None = None
+) -> Iterator[tuple[str, Listener]]:
     """Answer workers while the block runs.
 
     Args:
         oracle: gives out trials.
         address: `HOST:PORT`; port 0 takes a free one. Whoever reaches it can give and take trials:
             beyond the loopback only on a network that is trusted.
+        search: see `Listener`.
 
     Yields:
         The address with its port, and what answers.
@@ -107,12 +120,13 @@ def serve(oracle: Durable, address: str) -> Iterator[tuple[str, Listener]]:
     """
     host, port = split_address(address)
     server = grpc.server(ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
-    listener = Listener(oracle)
+    listener = Listener(oracle, search)
     protos.get_service_grpc().add_OracleServicer_to_server(listener, server)
     try:
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        raise SearchError(f"The chief cannot listen at {address}: {error}.") from None
+        reason = str(error).removesuffix(".")
+        raise SearchError(f"The chief cannot listen at {address}: {reason}.") from None
     server.start()
     try:
         yield f"{host}:{bound}", listener
@@ -141,7 +155,7 @@ def run_chief(
     reporter = reporter or Reporter()
     setup = Setup.of(folder)
     setup.start_oracle()
-    with serve(setup.oracle, address) as (bound, listener):
+    with serve(setup.oracle, address, folder.identity()) as (bound, listener):
         reporter.say(f"The chief of the search listens at {bound}.")
         crew = Crew(setup, listener, bound, reporter=reporter)
         try:
@@ -150,6 +164,8 @@ def run_chief(
                 for name in listener.silent():
                     if fate := take_back(setup, name):
                         reporter.say(f"Nothing was heard of {name} any more: {fate}.")
+                if workers and setup.oracle.is_waiting and not crew.is_busy:
+                    crew.start(1)  # its own have gone home, and others took a trial with them
                 time.sleep(POLL_SECONDS)
         finally:
             crew.stop()
@@ -206,6 +222,11 @@ class Crew:
             del self._processes[number]
             if code:
                 self._bury(number, code)
+        return bool(self._processes)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any runs."""
         return bool(self._processes)
 
     def stop(self) -> None:
