@@ -20,7 +20,6 @@ from tfinetune.search.service import LOOPBACK, run_chief
 from tfinetune.search.setup import prepare, read_ranking
 from tfinetune.search.soup import add_soup
 from tfinetune.search.space import Space
-from tfinetune.search.tuner import settle
 from tfinetune.search.workbench import Workbench
 from tfinetune.security.saved_model import is_trusting, trusting
 from tfinetune.storage import write_json
@@ -215,7 +214,7 @@ def _train_best(
 def _settled(checkpoint: Path) -> Path:
     """Write what a checkpoint offers so far beside it; the trial itself may still go on."""
     state = Checkpoint(checkpoint).load()
-    settle(state)
+    state.settle()
     path = checkpoint.with_name("settled.npz")
     Checkpoint(path).save(state)
     return path

@@ -10,12 +10,10 @@ from typing import Any
 
 import keras
 import keras_tuner as kt
-import numpy as np
 
 from tfinetune.errors import TfinetuneError, TrainingError
 from tfinetune.evaluation.formatting import duration
-from tfinetune.finetuner import FineTuner
-from tfinetune.inference import constant_function
+from tfinetune.inference import latency_ms
 from tfinetune.recipe import Recipe
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.leaderboard import Result, short
@@ -27,9 +25,6 @@ from tfinetune.training import Checkpoint
 from tfinetune.training.checkpoint import TrainingState
 from tfinetune.training.runner import choose
 from tfinetune.training.strategies import build_strategy
-
-PAST_THE_LAST = 10**6
-"""A phase that no strategy gets to."""
 
 
 class TrialEnded(Exception):
@@ -251,14 +246,14 @@ class RecipeTuner(kt.Tuner):
         except TrialEnded as ended:
             status = ended.status
         state = checkpoint.state
-        best = choose([*state.candidates, *([state.best] if state.best else [])])
+        best = choose(state.offers)
         if not math.isfinite(best.loss):
             raise TrainingError(
                 "Training diverged: the validation loss is not a finite number. Lower the learning "
                 "rate (--set learning_rate=1e-4)."
             )
         if status == "pruned":
-            settle(state)
+            state.settle()
         checkpoint.write()
         metrics = {
             "val_accuracy": best.accuracy,
@@ -266,7 +261,7 @@ class RecipeTuner(kt.Tuner):
             "parameters": float(tuner.model.count_params()),
         }
         if "latency_ms" in self._search.objectives:
-            metrics["latency_ms"] = latency_ms(tuner)
+            metrics["latency_ms"] = latency_ms(tuner.model)
         history = watch.rows(state.history)
         return {
             "status": status,
@@ -303,29 +298,6 @@ class RecipeTuner(kt.Tuner):
             results = self._folder.results()
             others = [r.history for r in results if r.history and r.trial != name]
         return Watch(epochs, budget, self._folder.deadline(), others)
-
-
-def settle(state: TrainingState) -> None:
-    """Make an unfinished state one that offers what it has so far, and trains no more."""
-    if state.best is not None:
-        state.candidates.append(state.best)
-        state.weights = state.best.weights
-    state.phase, state.epoch, state.best, state.optimizer = PAST_THE_LAST, 0, None, []
-
-
-def latency_ms(tuner: FineTuner, *, repeats: int = 15) -> float:
-    """Return the median milliseconds that the model takes for one example."""
-    function = constant_function(tuner.model)
-    batch = keras.tree.map_structure(
-        lambda t: np.zeros((1, *(size or 1 for size in t.shape[1:])), t.dtype), tuner.model.input
-    )
-    function(batch)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        keras.tree.map_structure(keras.ops.convert_to_numpy, function(batch))
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
 
 
 def _describe(values: dict[str, Any]) -> str:
