@@ -151,7 +151,12 @@ def test_search_without_a_trial_that_succeeds_says_why(search_recipe, trials, wo
 def test_time_is_up_after_the_epoch_in_which_it_passes_and_goes_on_with_more_time(
     search_recipe, trials, workbench, tmp_path, clock, shipped
 ):
-    asked = search_recipe(recipe={"strategy_parameters": {"epochs": 5}}, trials=2, oracle="random")
+    asked = search_recipe(
+        recipe={"strategy_parameters": {"epochs": 5}},
+        trials=2,
+        oracle="random",
+        objectives=("val_loss",),
+    )
     (only,) = trials(asked, deadline=time.time() + 3)
     assert only.status == "stopped" and len(only.history) == 3
     # The winner of such a search trains no more: it ships what it has.
@@ -160,7 +165,10 @@ def test_time_is_up_after_the_epoch_in_which_it_passes_and_goes_on_with_more_tim
     assert shipped[0].candidates[-1].accuracy == only.metrics["val_accuracy"]
     # It was no fair trial: the search that goes on ends as one that nobody stopped.
     goes_on = trials(None, resume=True)
-    assert next(r for r in goes_on if r.trial == "0").seconds > only.seconds
+    whole = next(r for r in goes_on if r.trial == "0")
+    assert whole.history[:3] == only.history and whole.seconds > only.seconds
+    record = json.loads((tmp_path / "s/trials/trial_0/trial.json").read_text())
+    assert record["score"] == whole.metrics["val_loss"]
     assert outcomes(goes_on) == outcomes(trials(asked, name="whole"))
 
 
@@ -342,6 +350,7 @@ def test_budget_of_hyperband_is_a_part_of_the_epochs_that_a_recipe_has(
     assert [r.status for r in (first, second, third)] == ["paused"] * 3
     assert [row["share"] for row in first.history] == [1 / 3]
     assert second.history == first.history  # its budget is not an epoch more
+    assert third.history[:1] == first.history  # to the millisecond: it was not done again
     assert [row["share"] for row in third.history] == [1 / 3, 2 / 3]
 
 
@@ -383,6 +392,31 @@ def test_repeated_trial_begins_anew_whatever_weights_are_in_its_folder(
     }
 
 
+def test_trial_that_fails_leaves_no_weights_of_an_earlier_try(search_recipe, give, tmp_path):
+    asked = search_recipe(
+        recipe={"strategy": "full"}, space={"trainable": ["stage_98", "stage_99"]}
+    )
+    setup = Setup.of(open_search(asked, tmp_path / "s"))
+    Checkpoint(setup.folder.checkpoint_path("0")).save(TrainingState(epoch=1))
+    with pytest.raises(kt.errors.FailedTrialError, match="No layer matches"):
+        give(setup)
+    assert not setup.folder.checkpoint_path("0").exists()
+
+
+def test_trial_that_goes_on_is_not_pruned_by_what_it_did_itself(search_recipe, give, tmp_path):
+    setup = Setup.of(open_search(search_recipe(), tmp_path / "s"))
+    for name, status, accuracy in [
+        ("0", "completed", 1.1), ("2", "completed", 1.1), ("3", "completed", 1.1),
+        ("1", "stopped", 0.3),
+    ]:  # fmt: skip
+        rows = [{"share": share, "val_accuracy": accuracy} for share in (0.5, 1.0)]
+        metrics = {"val_accuracy": accuracy, "val_loss": 0.5}
+        setup.folder.write_result(Result(name, status, {}, metrics, history=rows))
+    give(setup)
+    result, _ = give(setup)
+    assert (result.trial, result.status, len(result.history)) == ("1", "completed", 2)
+
+
 @pytest.mark.parametrize(
     ("strategy", "status", "reason"),
     [
@@ -411,8 +445,13 @@ def test_weights_of_all_but_the_best_trials_are_removed(
 ):
     monkeypatch.setattr("tfinetune.search.folder.KEPT_CHECKPOINTS", 1)
     winner, *_ = trials(search_recipe(oracle="random"))
-    (kept,) = (tmp_path / "s").rglob("checkpoint.npz")
-    assert kept == SearchFolder(tmp_path / "s").checkpoint_path(winner.trial)
+    folder = SearchFolder.open(tmp_path / "s")
+    assert list(folder.path.rglob("checkpoint.npz")) == [folder.checkpoint_path(winner.trial)]
+    # One that time was up for goes on when the search does.
+    folder.write_result(Result("9", "stopped", {}, {"val_accuracy": 0.0, "val_loss": 9.0}))
+    folder.checkpoint_path("9").touch()
+    folder.drop_checkpoints()
+    assert folder.checkpoint_path("9").exists()
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(None, 1), (60, 1), (-1, 3)])

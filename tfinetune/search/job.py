@@ -143,22 +143,21 @@ def finish(folder: SearchFolder, workbench: Workbench) -> Search:
     if not leaderboard or leaderboard[0].status == "failed":
         reasons = "; ".join(f"trial {r.trial}: {r.reason}" for r in leaderboard[:3])
         raise SearchError(f"No trial succeeded. {reasons or 'None was started in time.'}")
-    ranking = read_ranking(folder)
-    board = [_without_history(result) for result in leaderboard]
-    best = RunFolder(folder.best_path)
-    if best.finished and folder.leaderboard_path.is_file():
-        if json.loads(folder.leaderboard_path.read_text(encoding="utf-8")) == board:
-            workbench.reporter.say(f"The search in {folder.path} is finished already.")
-            run = workflow.Run(best, trust=is_trusting())
-            return Search(folder, leaderboard, run, ranking)
-        workbench.reporter.say(f"The search went on: {best.path} is made anew.")
     deadline = folder.deadline()
     if deadline is None or time.time() < deadline:  # else trials may go on, with more time
         folder.drop_checkpoints()
-    write_search_report(folder, leaderboard)
-    run = _train_best(folder, leaderboard, workbench)
-    write_json(folder.leaderboard_path, board)  # last: it says that `best` is of these trials
-    return Search(folder, leaderboard, run, ranking)
+    board = [_without_history(result) for result in leaderboard]
+    best = RunFolder(folder.best_path)
+    if best.finished and _written_board(folder) == board:
+        workbench.reporter.say(f"The search in {folder.path} is finished already.")
+        run = workflow.Run(best, trust=is_trusting())
+    else:
+        if best.finished:
+            workbench.reporter.say(f"The search went on: {best.path} is made anew.")
+        write_search_report(folder, leaderboard)
+        run = _train_best(folder, leaderboard, workbench)
+        write_json(folder.leaderboard_path, board)  # last: it says that `best` is of these trials
+    return Search(folder, leaderboard, run, read_ranking(folder))
 
 
 def open_search(
@@ -187,6 +186,12 @@ def open_search(
     # An impossible space is refused before the folder is made.
     Space(**search.space).hyperparameters(search.recipe)
     return SearchFolder.create(output, search)
+
+
+def _written_board(folder: SearchFolder) -> list[dict[str, Any]] | None:
+    if not folder.leaderboard_path.is_file():
+        return None
+    return json.loads(folder.leaderboard_path.read_text(encoding="utf-8"))
 
 
 def _train_best(
