@@ -51,6 +51,51 @@ def test_every_model_has_weights_of_its_own(world, splits):
     assert not {id(v) for v in one.variables} & {id(v) for v in other.variables}
 
 
+def test_default_space_starts_with_the_recipe_whatever_it_has(world, splits):
+    recipe = ft.Recipe(data="here", strategy="full", batch_size=8, augmentation="no_flip")
+    first = HyperFineTune(world.backbone, splits, recipe=recipe).recipe(kt.HyperParameters())
+    assert (first.strategy, first.batch_size, first.augmentation) == ("full", 8, "no_flip")
+
+
+class Keeping(HyperFineTune):
+    """Keeps the model that it trained last."""
+
+    def fit(self, hp, model, *args, **kwargs):
+        self.trained = model
+        return super().fit(hp, model, *args, **kwargs)
+
+
+def test_trial_that_hyperband_promotes_ends_as_if_it_had_never_stopped(world, splits, tmp_path):
+    recipe = ft.Recipe(
+        data="here", strategy="full", augmentation="none", dropout=0.0, batch_size=8,
+        strategy_parameters={"epochs": 3, "learning_rate": 0.01},
+    )  # fmt: skip
+    maker = Keeping(world.backbone, splits, space=Space(batch_size=[8, 16]), recipe=recipe)
+    tuner = kt.Hyperband(
+        maker, objective=kt.Objective("val_loss", "min"), max_epochs=3, directory=tmp_path
+    )
+    for name, budget in (
+        ("0", {"epochs": 1, "initial_epoch": 0}),
+        ("1", {"epochs": 3, "initial_epoch": 1, "trial_id": "0"}),
+    ):
+        hp = tuner.oracle.get_space()
+        hp.values |= {f"tuner/{key}": value for key, value in budget.items()}
+        tuner.run_trial(kt.engine.trial.Trial(hp, trial_id=name))
+    promoted = maker.trained
+
+    hp = tuner.oracle.get_space()
+    whole = maker.build(hp)
+    maker.fit(hp, whole)
+    assert float(promoted.optimizer.learning_rate) == float(whole.optimizer.learning_rate) == 0
+    for one, other in zip(promoted.variables, whole.variables, strict=True):
+        np.testing.assert_allclose(
+            np.array(one), np.array(other), rtol=0, atol=1e-6, err_msg=one.path
+        )
+    # The rate is that of the epoch, also where the parent was best before its last one.
+    maker.fit(hp, whole, initial_epoch=1, epochs=2)
+    assert int(whole.optimizer.iterations) == 2 * splits.train.steps(8)
+
+
 def test_what_one_fit_cannot_do_is_refused(world, splits):
     with pytest.raises(SearchError, match="have no parameter 'epochs'"):
         hypermodel(world, splits, strategy="linear_probe")

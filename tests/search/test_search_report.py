@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tfinetune.search.charts import learning_curves, parallel_coordinates
+from tfinetune.search.charts import MISSING, _heights, learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.importance import ENOUGH, importance
-from tfinetune.search.leaderboard import Result, pareto_front, rank_results, verdict
+from tfinetune.search.leaderboard import Result, pareto_front, rank_results, short, verdict
 from tfinetune.search.report import write_search_report
 
 
@@ -55,6 +55,27 @@ def test_best_comes_first_and_failed_trials_last():
     assert rank_results([failed, worse, better], "val_accuracy") == [better, worse, failed]
 
 
+def test_other_objectives_decide_between_equal_ones():
+    measured = [(5.0, 0.3, 0.9), (4.0, 0.3, 0.9), (4.0, 0.6, 0.1), (4.0, 0.6, 0.2)]
+    names = ("parameters", "val_accuracy", "val_loss")
+    results = [
+        Result(str(trial), "completed", {}, dict(zip(names, row, strict=True)))
+        for trial, row in enumerate(measured)
+    ]
+    ranked = rank_results(results, "parameters", "val_accuracy")
+    assert [result.trial for result in ranked] == ["2", "3", "1", "0"]
+
+
+def test_accuracies_that_differ_by_their_precision_are_equal():
+    two_thirds = float(np.float32(2 / 3))
+    assert two_thirds > 2 / 3
+    results = [
+        Result(str(trial), "completed", {}, {"val_accuracy": accuracy, "val_loss": loss})
+        for trial, (accuracy, loss) in enumerate([(2 / 3, 0.9), (two_thirds, 2.0)])
+    ]
+    assert rank_results(results, "val_accuracy")[0].trial == "0"
+
+
 @pytest.mark.parametrize(
     ("examples", "margin", "winner"), [(100, 1, "0"), (100, 0, "1"), (400, 1, "1"), (0, 1, "1")]
 )
@@ -80,6 +101,22 @@ def test_default_recipe_that_no_trial_beats_is_said_to_be_the_winner():
     ]
     for objective in ("val_accuracy", "val_loss"):
         assert "no trial was better" in verdict(rank_results(board, objective), objective)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/models/a/keras_model.h5", "a/keras_model.h5"),
+        ("/keras_model.h5", "/keras_model.h5"),
+        ("b/keras_model.h5", "b/keras_model.h5"),
+        ("*/conv*", "*/conv*"),
+        ('["-2:", "!stem"]', '["-2:", "!stem"]'),
+        (0.00123456, "0.00123"),
+        (64, "64"),
+    ],
+)
+def test_only_the_path_of_a_file_is_shortened_to_what_tells_it_apart(value, shown):
+    assert short(value) == shown
 
 
 def test_pareto_front_is_what_none_beats_in_every_objective():
@@ -122,3 +159,16 @@ def test_charts_draw_one_line_for_each_trial(count):
     results = rank_results(made_up(count), "val_accuracy")
     for svg in (parallel_coordinates(results, "val_accuracy"), learning_curves(results)):
         assert svg.startswith("<svg") and f"{count} trials" in svg and "nan" not in svg
+
+
+@pytest.mark.parametrize(
+    ("values", "heights"),
+    [
+        ([1, None, 3], [0, MISSING, 1]),
+        ([512, None, 512], [0.5, MISSING, 0.5]),
+        (["gelu", None, "relu"], [0, MISSING, 1]),
+        ([0, "auto", 0], [0, 1, 0]),
+    ],
+)
+def test_trial_without_a_parameter_passes_below_all_that_have_it(values, heights):
+    assert _heights(values).tolist() == heights

@@ -3,11 +3,32 @@
 import pytest
 
 import tfinetune as ft
+from tfinetune.cli.search import _question
 from tfinetune.errors import RecipeError, SearchError
+from tfinetune.search import Range, SearchFolder, SearchRecipe
 from tfinetune.search.space import DEFAULT, Space
 from tfinetune.training.strategies import STRATEGIES
 
 BASE = ft.Recipe(data="photos", backbone="base.h5", strategy_parameters={"epochs": 4})
+
+
+def first(space, base):
+    """Return the recipe of the first trial."""
+    return space.recipe(space.hyperparameters(base).values, base)
+
+
+def drawn(space, base, **values):
+    """Return the recipe of a trial that drew these values, and the first trial's for the rest."""
+    hp = space.hyperparameters(base)
+    hp.values |= values
+    hp.ensure_active_values()
+    return space.recipe(hp.values, base)
+
+
+def filled(recipe):
+    """Return a recipe with every parameter of its strategy."""
+    strategy = STRATEGIES[recipe.strategy](**recipe.strategy_parameters)
+    return recipe.replace(strategy_parameters=strategy.parameters())
 
 
 def active(space, **values):
@@ -18,10 +39,114 @@ def active(space, **values):
 
 
 def test_default_values_are_the_recipe_that_the_search_starts_from():
-    space = Space.default()
-    recipe = space.recipe(space.hyperparameters(BASE).values, BASE)
-    filled = STRATEGIES["lpft"](epochs=4).parameters()
-    assert recipe == BASE.replace(strategy_parameters=filled)
+    assert first(Space.default(), BASE) == filled(BASE)
+    assert Space.default(BASE).domains == Space.default().domains
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameters"),
+    [
+        *(({"strategy": name}, {}) for name in STRATEGIES),
+        ({"augmentation": "no_flip"}, {}),
+        ({"batch_size": 8}, {}),
+        ({"dropout": 0.7}, {}),
+        ({"strategy": "head", "head_units": 64, "head_activation": "tanh"}, {}),
+        ({"strategy": "gradual_unfreezing", "head_units": 64}, {}),
+        ({"strategy": "full"}, {"trainable": "stage_3:", "optimizer": "lion"}),
+        ({"strategy": "full"}, {"trainable": ["-2:", "!stem"], "label_smoothing": 0.05}),
+        ({}, {"learning_rate": 0.02, "layer_decay": 0.3, "weight_decay": 0.0}),
+        ({"strategy": "linear_probe", "batch_size": 128}, {}),
+    ],
+)  # fmt: skip
+def test_first_trial_of_the_default_space_is_the_recipe_whatever_it_has(fields, parameters):
+    base = ft.Recipe(data="photos", backbone="base.h5", strategy_parameters=parameters, **fields)
+    space = Space.default(base)
+    assert first(space, base) == filled(base)
+    assert first(Space(**SearchRecipe(recipe=base).space), base) == filled(base)
+
+
+def test_default_space_around_a_recipe_keeps_what_it_has_without_one():
+    changes = {"augmentation": "no_flip", "batch_size": 128, "dropout": 0.7}
+    around = Space.default(BASE.replace(**changes, strategy_parameters={"layer_decay": 0.3}))
+    assert around.domains["augmentation"].values == ("no_flip", *DEFAULT["augmentation"])
+    assert around.domains["batch_size"].values == (16, 32, 64, 128)  # neighbours are alike
+    assert around.domains["dropout"] == Range(low=0.0, high=0.7, step=0.1)
+    assert around.domains["layer_decay"] == Range(low=0.3, high=1.0, step=0.1)
+
+
+def test_hidden_layer_of_a_new_size_has_an_activation_as_others_have():
+    base = ft.Recipe(data="photos", strategy="full", head_units=64)
+    space = Space.default(base)
+    assert {"head_units", "head_activation"} <= active(space, strategy="full", head_units=64)
+    assert "head_units" not in active(space, strategy="lpft")
+
+
+def test_what_a_user_restricts_is_restricted_for_the_first_trial_too():
+    base = BASE.replace(strategy="full", batch_size=8, dropout=0.7)
+    space = Space.default(base).replace(
+        strategy=["lpft", "head"], batch_size=[16, 32], dropout={"low": 0.1, "high": 0.3}
+    )
+    recipe = first(space, base)
+    assert (recipe.strategy, recipe.batch_size, recipe.dropout) == ("lpft", 16, 0.3)
+
+
+def test_default_space_around_what_is_no_recipe_is_refused():
+    with pytest.raises(RecipeError, match="solves for a linear head"):
+        Space.default(BASE.replace(head_units=64))
+
+
+def test_parameter_that_does_not_count_has_its_default_and_not_the_value_of_the_recipe():
+    base = ft.Recipe(
+        data="photos", strategy="head", head_units=128, head_activation="gelu",
+        strategy_parameters={"optimizer": "lion"},
+    )  # fmt: skip
+    lpft = drawn(Space.default(base), base, strategy="lpft")
+    assert (lpft.head_units, lpft.head_activation) == (0, "relu")
+    assert lpft.strategy_parameters["optimizer"] == "lion"
+    smoothed = base.replace(strategy_parameters={"label_smoothing": 0.1})
+    space = Space(
+        optimizer=["adamw", "lion"],
+        label_smoothing={"values": [0.1, 0.2], "when": {"optimizer": "lion"}},
+    )
+    assert drawn(space, smoothed).strategy_parameters["label_smoothing"] == 0.0
+    lion = drawn(space, smoothed, optimizer="lion", label_smoothing=0.2)
+    assert lion.strategy_parameters["label_smoothing"] == 0.2
+
+
+def test_whole_numbers_and_fractions_together_are_fractions():
+    space = Space(
+        label_smoothing=[0, 0.1],
+        dropout={"values": [0.2, 0.3], "when": {"label_smoothing": [0, 0.1]}},
+    )
+    assert space.hyperparameters(BASE).values == {"label_smoothing": 0.0, "dropout": 0.2}
+    assert "dropout" in active(space, label_smoothing=0.1)
+    recipe = drawn(space, BASE, label_smoothing=0.1, dropout=0.3)
+    assert (recipe.strategy_parameters["label_smoothing"], recipe.dropout) == (0.1, 0.3)
+    zero = BASE.replace(strategy_parameters={"weight_decay": 0})
+    assert first(Space(weight_decay=[0.0, 0.1]), zero).strategy_parameters["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(
+    ("domain", "start"),
+    [
+        ({"image_size": {"low": 64, "high": 96, "step": 32}}, 64),
+        ({"views": {"low": 2, "high": 4}}, 2),
+        ({"batch_size": {"low": 2, "high": 9}}, 9),  # whole where both are
+        ({"groups": {"low": 1, "high": 2}, "strategy": "gradual_unfreezing"}, 2),
+    ],
+)
+def test_range_around_what_is_no_number_in_it_starts_at_an_end(domain, start):
+    space = Space(**domain)
+    value = space.hyperparameters(BASE).values[next(iter(domain))]
+    assert value == start and isinstance(value, int)
+    space.recipe(space.hyperparameters(BASE).values, BASE)
+
+
+def test_last_step_of_a_range_is_in_it():
+    (parameter,) = Space(dropout={"low": 0.0, "high": 0.5, "step": 0.1}).hyperparameters(BASE).space
+    assert len(list(parameter.values)) == 6
+    assert drawn(Space.default(), BASE, dropout=parameter.random_sample(0)).dropout <= 0.5
+    assert Space.default().domains["dropout"].decode(list(parameter.values)[-1]) == 0.5
 
 
 def test_parameters_of_a_strategy_count_where_it_has_them():
@@ -41,10 +166,10 @@ def test_values_become_the_fields_they_are_named_after():
         trainable=["all", ["-2:", "!stem"]],
         image_size=[64, 96],
     )
-    drawn = {"strategy": "lpft", "learning_rate": 0.002, "dropout": 0.5, "image_size": 96}
+    values = {"strategy": "lpft", "learning_rate": 0.002, "dropout": 0.5, "image_size": 96}
     recipe = space.recipe(
         {
-            **drawn,
+            **values,
             "trainable": space.domains["trainable"].encode(["-2:", "!stem"]),
             "tuner/epochs": 3,
         },
@@ -66,6 +191,12 @@ def test_user_fixes_restricts_and_adds():
     assert len(hp.space) == len(DEFAULT) + 1
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_default_space_can_be_fixed_to_any_strategy(strategy):
+    space = Space.default().replace(strategy=strategy)
+    assert first(space, BASE.replace(strategy_parameters={})).strategy == strategy
+
+
 def test_value_outside_a_range_starts_at_the_nearest():
     space = Space(learning_rate={"low": 1e-3, "high": 1e-2, "log": True})
     assert space.hyperparameters(BASE).values["learning_rate"] == 1e-3
@@ -79,6 +210,20 @@ def test_space_survives_yaml(tmp_path):
     assert Space.load(tmp_path / "space.yaml").domains == space.domains
 
 
+def test_command_starts_with_the_strategy_that_it_is_given_or_fixes():
+    asked = _question({"data": "photos", "strategy": "full"}, [], None, {"batch_size": [8, 16]}, {})
+    recipe = first(Space(**asked.space), asked.recipe)
+    assert (recipe.strategy, recipe.batch_size) == ("full", 8)
+    asked = _question({"data": "photos", "strategy": "full"}, [], None, {"strategy": "head"}, {})
+    assert first(Space(**asked.space), asked.recipe).strategy == "head"
+
+
+def test_search_over_tuples_can_be_resumed(tmp_path):
+    asked = SearchRecipe(recipe=BASE, space={"dropout": (0.2, 0.5), "trainable": ("all", ("-2:",))})
+    SearchFolder.create(tmp_path / "s", asked)
+    assert SearchFolder.resume(tmp_path / "s", asked).recipe() == asked
+
+
 @pytest.mark.parametrize(
     ("domains", "message"),
     [
@@ -89,9 +234,21 @@ def test_space_survives_yaml(tmp_path):
         ({"dropout": []}, "dropout may be is not valid: values"),
         ({"dropout": {"values": [0.1], "when": {"optimizer": "sgd"}}}, "optimizer is not in"),
         ({"strategy": ["linear_probe"], "epochs": 3}, "have no parameter 'epochs'"),
-        ({"strategy": ["lpft"], "head_units": [32, 64]}, "No combination.*for a linear head"),
+        ({"strategy": ["lpft"], "head_units": [32, 64]}, "have no parameter 'head_units'"),
         ({"strategy": ["magic"], "epochs": 3}, "no strategy 'magic'"),
-        ({"dropout": [2.0, 3.0]}, "No combination in the space is a recipe.*dropout"),
+        ({"strategy": {"low": 1, "high": 2}}, "strategy may not be 1"),
+        ({"dropout": [0.1, 7]}, "dropout may not be 7.0.*less than 1"),
+        ({"optimizer": ["adamw", "sgdx"]}, "optimizer may not be 'sgdx'"),
+        ({"dropout": {"low": 0.0, "high": float("nan")}}, "finite number"),
+        (
+            {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True, "step": 0.01}},
+            "step multiplies where log is true, so it must be above 1",
+        ),
+        (
+            {"strategy": ["lpft", "head"],
+             "dropout": {"values": [0.1], "when": {"strategy": ["haed"]}}},
+            "dropout counts when strategy is 'haed', which is not one of",
+        ),
         (
             {"dropout": {"values": [0.1], "when": {"batch_size": 8}},
              "batch_size": {"values": [8], "when": {"dropout": 0.1}}},
@@ -104,7 +261,42 @@ def test_impossible_space_is_refused_with_its_reason(domains, message):
         Space(**domains).hyperparameters(BASE)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- 1", "it holds list")])
+def test_space_around_which_no_recipe_is_possible_is_refused():
+    with pytest.raises(SearchError, match="No combination.*for a linear head"):
+        Space(dropout=[0.1, 0.2]).hyperparameters(BASE.replace(head_units=64))
+
+
+def test_range_of_fractions_may_be_given_in_whole_numbers():
+    hp = Space(weight_decay={"low": 0, "high": 1}).hyperparameters(BASE)
+    assert hp.values["weight_decay"] == 0.01
+
+
+def test_what_can_no_longer_count_is_left_out():
+    assert (
+        not {"head_units", "head_activation"}
+        & Space.default().replace(strategy="lpft").domains.keys()
+    )
+    hidden = Space.default().replace(strategy="head", head_units=[0, 64])
+    assert "trainable" not in hidden.domains
+    assert "head_activation" in active(hidden, head_units=64)
+    assert "head_activation" not in active(hidden, head_units=0)
+    linear = Space.default().replace(head_units=0)
+    assert "head_activation" not in linear.hyperparameters(BASE).values
+    given = Space(
+        strategy=["lpft", "head", "full"],
+        dropout={"values": [0.1], "when": {"strategy": ["head", "full"]}},
+        batch_size={"values": [8], "when": {"dropout": 0.1}},
+    )
+    assert given.replace(strategy=["lpft", "head"]).domains["dropout"].when == {
+        "strategy": ("head",)
+    }
+    assert given.replace(strategy="lpft").domains.keys() == {"strategy"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not YAML"), ("- 1", "it holds list"), ("1: [2]", "no parameter '1'")],
+)
 def test_file_that_is_no_space_is_refused(tmp_path, text, message):
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(SearchError, match=message):

@@ -195,7 +195,7 @@ def _question(
     from tfinetune.search import SearchRecipe, Space
 
     recipe = Recipe(backbone=backbones[0] if backbones else "", **fields)
-    drawn = Space.load(space) if space else Space.default()
+    drawn = Space.load(space) if space else Space.default(recipe)
     several = tuple(backbones) if len(backbones) > 1 else ()
     return SearchRecipe(recipe=recipe, space=drawn.replace(**varied), backbones=several, **asked)
 

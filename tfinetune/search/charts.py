@@ -9,6 +9,9 @@ from tfinetune.evaluation.plots import GRID, HELD_OUT, INK, MUTED, drawing, to_s
 from tfinetune.search.importance import encode
 from tfinetune.search.leaderboard import Result, short
 
+MISSING = -0.18
+"""Height on an axis at which a trial passes that has no value for its parameter."""
+
 
 def parallel_coordinates(results: Sequence[Result], objective: str) -> str:
     """Draw each trial as a line through its values to the objective; the winner stands out.
@@ -36,14 +39,17 @@ def parallel_coordinates(results: Sequence[Result], objective: str) -> str:
         axes.plot(places, heights[0], color=HELD_OUT, linewidth=2.4, marker="o", markersize=3)
         for place, values in zip(places, axes_values.values(), strict=True):
             axes.axvline(place, color=GRID, linewidth=1, zorder=0)
-            for height, text in _ticks(values):
+            ticks = _ticks(values)
+            if None in values:
+                ticks.append((MISSING, "–"))
+            for height, text in ticks:
                 axes.annotate(
                     text, (place, height), xytext=(3, 2), textcoords="offset points",
                     fontsize=7, color=INK,
                 )  # fmt: skip
         axes.set_xticks(places, list(axes_values), rotation=20, ha="right")
         axes.set_yticks([])
-        axes.set_ylim(-0.05, 1.12)
+        axes.set_ylim(MISSING - 0.05, 1.12)
         axes.spines["left"].set_visible(False)
         description = f"Values of {len(results)} trials and the {objective} they reached"
         return to_svg(figure, prefix="parallel", description=description)
@@ -74,10 +80,11 @@ def learning_curves(results: Sequence[Result]) -> str:
 
 
 def _heights(values: Sequence[Any]) -> np.ndarray:
-    """Return where on an axis of 0 to 1 each value lies; NaN where a parameter did not count."""
+    """Return where on an axis of 0 to 1 each value lies, `MISSING` where there is none."""
     numbers = _spread(values)
     low, high = np.nanmin(numbers), np.nanmax(numbers)
-    return np.full(len(numbers), 0.5) if low == high else (numbers - low) / (high - low)
+    heights = (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
+    return np.where(np.isnan(numbers), MISSING, heights)
 
 
 def _spread(values: Sequence[Any]) -> np.ndarray:

@@ -2,12 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from keras_tuner.engine import hyperparameters
 from keras_tuner.engine.hyperparameters import HyperParameter
 from keras_tuner.src.engine.conditions import Parent
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tfinetune.errors import SearchError
 from tfinetune.recipe import explain_validation
@@ -15,22 +23,45 @@ from tfinetune.recipe import explain_validation
 Conditions = list[Parent]
 
 
-class Choice(BaseModel):
-    """One of several values; of a single one, a parameter that is fixed.
-
-    Attributes:
-        values: any that YAML can write.
-        when: parameters whose values make this one count, `{"strategy": ["head"]}`.
-    """
+class _Conditional(BaseModel):
+    """What both kinds share: the parameters whose values make one count."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    values: tuple[Any, ...] = Field(min_length=1)
     when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+
+    def narrowed(self, others: "Mapping[str, Domain]") -> Self | None:
+        """Return it with the conditions that can hold beside `others`, None if one never can."""
+        when = {
+            parent: tuple(value for value in values if others[parent].holds(value))
+            for parent, values in self.when.items()
+            if parent in others
+        }
+        can_count = all(when.values()) and len(when) == len(self.when)
+        return self.model_copy(update={"when": when}) if can_count else None
+
+
+class Choice(_Conditional):
+    """One of several values; of a single one, a parameter that is fixed.
+
+    Attributes:
+        values: any that YAML can write; whole numbers beside fractions become fractions.
+        when: parameters whose values make this one count, `{"strategy": ["head"]}`.
+    """
+
+    values: tuple[Any, ...] = Field(min_length=1)
+
+    @field_validator("values")
+    @classmethod
+    def _of_one_kind(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        mixed = {type(value) for value in values} == {int, float}
+        return tuple(map(float, values)) if mixed else values
 
     def encode(self, value: Any) -> str | int | float:
         """Return what stands for a value in KerasTuner, which mixes no types and knows no lists."""
         kinds = {type(each) for each in self.values}
+        if kinds == {float} and _is_number(value):
+            return float(value)
         return value if kinds in ({str}, {int}, {float}) else json.dumps(value)
 
     def decode(self, code: str | int | float) -> Any:
@@ -39,7 +70,21 @@ class Choice(BaseModel):
 
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is one of these, else the first."""
-        return value if value in self.values else self.values[0]
+        code = self.encode(value)
+        return next((each for each in self.values if self.encode(each) == code), self.values[0])
+
+    def holds(self, value: Any) -> bool:
+        """Return whether `value` is one of these."""
+        return self.encode(value) in map(self.encode, self.values)
+
+    def around(self, value: Any) -> "Choice":
+        """Return a choice that has `value` too: before the others, a number among them."""
+        if value in self.values:
+            return self
+        values = (value, *self.values)
+        # Of numbers the Bayesian oracle takes neighbours to be alike.
+        values = tuple(sorted(values)) if all(map(_is_number, values)) else values
+        return Choice(values=values, when=self.when)
 
     def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
         """Return the parameter as KerasTuner has it."""
@@ -50,7 +95,7 @@ class Choice(BaseModel):
         return hyperparameters.Choice(name, codes, default=code, conditions=conditions)
 
 
-class Range(BaseModel):
+class Range(_Conditional):
     """A number between two, both included; whole where both are.
 
     Attributes:
@@ -60,18 +105,17 @@ class Range(BaseModel):
         when: see `Choice`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    low: int | float
-    high: int | float
-    step: int | float | None = Field(default=None, gt=0)
+    low: int | FiniteFloat
+    high: int | FiniteFloat
+    step: int | FiniteFloat | None = Field(default=None, gt=0)
     log: bool = False
-    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> "Range":
         if self.low >= self.high or (self.log and self.low <= 0):
             raise ValueError("low must be below high, and above 0 with log")
+        if self.log and self.step is not None and self.step <= 1:
+            raise ValueError("step multiplies where log is true, so it must be above 1")
         return self
 
     def encode(self, value: Any) -> float:
@@ -82,23 +126,41 @@ class Range(BaseModel):
         """Return the value, without the noise of adding steps."""
         return round(code, 12) if isinstance(code, float) and not self.log else code
 
+    def holds(self, value: Any) -> bool:
+        """Return False: of a range no single value can be relied on to be drawn."""
+        return False
+
     def nearest(self, value: Any) -> float:
-        """Return the closest value in the range."""
-        return min(max(value, self.low), self.high)
+        """Return the closest value in the range; the lowest to what is no number."""
+        if not _is_number(value):
+            return self.low
+        return min(max(round(value) if self._is_whole else value, self.low), self.high)
+
+    def around(self, value: Any) -> "Choice | Range":
+        """Return the range widened to hold `value`; where no range can, that value alone."""
+        if not _is_number(value) or (self.log and value <= 0):
+            return Choice(values=(value,), when=self.when)
+        bounds = {"low": min(self.low, value), "high": max(self.high, value)}
+        return self.model_copy(update=bounds)
 
     def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
         """Return the parameter as KerasTuner has it."""
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        kind = hyperparameters.Int if whole else hyperparameters.Float
+        kind = hyperparameters.Int if self._is_whole else hyperparameters.Float
+        # KerasTuner counts steps with `//`, and 0.5 // 0.1 is 4: the last one would be lost.
+        slack = 0 if self._is_whole or self.log else (self.step or 0) / 1e6
         return kind(
             name,
             self.low,
-            self.high,
+            self.high + slack,
             step=self.step,
             sampling="log" if self.log else "linear",
             default=default,
             conditions=conditions,
         )
+
+    @property
+    def _is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 Domain = Choice | Range
@@ -121,6 +183,10 @@ def read_domain(name: str, domain: Any) -> Domain:
         return Choice(values=_listed(domain))
     except ValidationError as error:
         raise SearchError(explain_validation(error, f"What {name} may be")) from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _listed(values: Any) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ class SearchRecipe(BaseModel):
 
     Attributes:
         recipe: the default that the search starts from and must beat.
-        space: what varies; a `Space` or what it is made of.
+        space: what varies; a `Space` or what it is made of. None takes `Space.default(recipe)`.
         backbones: candidates; several are ranked first. None takes the recipe's.
         keep: how many of them the search goes on with.
         oracle: `bayesian`, `random`, `hyperband` or `grid`.
@@ -44,7 +44,7 @@ class SearchRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    space: dict[str, Any] = Field(default_factory=lambda: Space.default().to_dict())
+    space: dict[str, Any] = Field(default_factory=dict)
     backbones: tuple[str, ...] = ()
     keep: Annotated[int, Field(ge=1)] = 2
     oracle: Literal["bayesian", "random", "hyperband", "grid"] = "bayesian"
@@ -54,8 +54,15 @@ class SearchRecipe(BaseModel):
     margin: Annotated[float, Field(ge=0)] = 1.0
 
     def __init__(self, **fields: Any) -> None:
-        if isinstance(fields.get("space"), Space):
-            fields["space"] = fields["space"].to_dict()
+        recipe, space = fields.get("recipe"), fields.get("space")
+        if isinstance(recipe, dict):
+            fields["recipe"] = recipe = Recipe(**recipe)
+        if space is None and isinstance(recipe, Recipe):
+            space = Space.default(recipe)
+        elif isinstance(space, dict):
+            space = Space(**space)
+        if isinstance(space, Space):  # as it comes back from YAML, or it could not be resumed
+            fields["space"] = space.to_dict()
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -179,9 +186,9 @@ class SearchFolder:
         return [_read_result(path) for path in sorted(self.trials_path.glob("trial_*/result.json"))]
 
     def leaderboard(self) -> list[Result]:
-        """Return the results, the winner by the first objective first, the failed ones last."""
+        """Return the results, the winner first and the failed ones last; see `rank_results`."""
         asked = self.recipe()
-        return rank_results(self.results(), asked.objectives[0], margin=asked.margin)
+        return rank_results(self.results(), *asked.objectives, margin=asked.margin)
 
     def drop_checkpoints(self) -> None:
         """Remove the weights of all but the best trials and those that time was up for."""

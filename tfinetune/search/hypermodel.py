@@ -27,10 +27,14 @@ class HyperFineTune(kt.HyperModel):
     photos, class weights, rate schedule and number of epochs. `ft.search.run` does more and is
     faster: it shares the work of frozen layers between trials.
 
+    The rate falls to zero at the last epoch of the recipe: give Hyperband the same `max_epochs`. A
+    trial that it promotes goes on from the weights and the optimizer of its parent's best epoch,
+    with the rates, the order and the augmentation of the epochs that follow.
+
     Args:
         backbone: a file or the name of an architecture; every trial opens it anew.
         splits: photos to train on and to compare trials by.
-        space: what varies; None takes `Space.default()`.
+        space: what varies; None takes `Space.default(recipe)`.
         recipe: what does not; its `data`, `validation` and `test` count for nothing.
         cache: outputs of the frozen backbone that a closed-form head is fitted on.
 
@@ -66,7 +70,7 @@ class HyperFineTune(kt.HyperModel):
             )
         recipe = recipe or Recipe(data="given as splits")
         self._base = recipe.replace(backbone=str(backbone), image_size=splits.spec.image_size)
-        self._space = space or Space.default()
+        self._space = space or Space.default(self._base)
         self._parameters = self._space.hyperparameters(self._base)
         self._splits = splits
         self._cache = cache or FeatureCache()
@@ -110,6 +114,8 @@ class HyperFineTune(kt.HyperModel):
             metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
             jit_compile=False,
         )
+        # Built, or KerasTuner would give a promoted trial weights without the optimizer's slots.
+        tuner.model.optimizer.build(tuner.model.trainable_variables)
         return tuner.model
 
     def fit(
@@ -118,18 +124,30 @@ class HyperFineTune(kt.HyperModel):
         """Train the model that was built last; arguments of `search` come before those of here."""
         recipe, splits = self.recipe(hp), self._splits
         strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
-        train = splits.train.dataset(
-            recipe.batch_size, shuffle=True, augment=recipe.augmentation, seed=recipe.seed
-        )
         options = {
-            "validation_data": splits.validation.dataset(recipe.batch_size),
+            "initial_epoch": 0,
             "epochs": strategy.phases(("stem", "head"), splits.spec)[-1].epochs,
+            "validation_data": splits.validation.dataset(recipe.batch_size),
             "class_weight": class_weights(splits.train, mode=recipe.class_weights),
             "shuffle": False,  # the data set does
             "verbose": 0,
+            **kwargs,
         }
+        first, steps = options["initial_epoch"], splits.train.steps(recipe.batch_size)
+        if not args and "x" not in kwargs:
+            options["x"] = splits.train.dataset(
+                recipe.batch_size,
+                epoch=first,
+                epochs=options["epochs"] - first,
+                shuffle=True,
+                augment=recipe.augmentation,
+                seed=recipe.seed,
+            )
+            options.setdefault("steps_per_epoch", steps)
+        # A promoted trial has the count of its parent's best epoch, which need not be the last.
+        model.optimizer.iterations.assign(first * steps)
         with self._plan.frozen_layers_deterministic():
-            return model.fit(*(args or (train,)), **{**options, **kwargs})
+            return model.fit(*args, **options)
 
     def _phases(self, recipe: Recipe, tuner: FineTuner) -> list[Phase]:
         if recipe.distribute != "none":

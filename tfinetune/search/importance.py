@@ -56,7 +56,11 @@ def trained_to_the_end(results: Sequence[Result]) -> list[Result]:
 def encode(values: Sequence[Any]) -> np.ndarray:
     """Return numbers as they are and anything else by its place among all; NaN where it is None."""
     numeric = all(isinstance(value, int | float | None) for value in values)
-    places = {} if numeric else {v: i for i, v in enumerate(sorted({str(v) for v in values if v}))}
+    places = (
+        {}
+        if numeric
+        else {v: i for i, v in enumerate(sorted({str(v) for v in values if v is not None}))}
+    )
     return np.array(
         [
             np.nan if value is None else float(value) if numeric else float(places[str(value)])

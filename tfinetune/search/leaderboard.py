@@ -34,13 +34,21 @@ class Result:
     examples: int = 0
     reason: str = ""
 
+    @property
+    def standard_error(self) -> float:
+        """The standard error of its validation accuracy."""
+        return standard_error(self.metrics["val_accuracy"], self.examples)
 
-def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0.0) -> list[Result]:
+
+def rank_results(
+    results: Sequence[Result], objective: str, *others: str, margin: float = 0.0
+) -> list[Result]:
     """Sort results, the winner first and failed ones last.
 
     Args:
         results: in any order.
-        objective: that decides; equal ones are sorted by validation loss and age.
+        objective: that decides.
+        *others: that decide, in their order, between equal ones; then validation loss and age do.
         margin: by how many standard errors of its accuracy the best must lead the default recipe,
             which is the winner otherwise: the best of many trials owes a part of its lead to luck
             (Breiman et al. 1984, "Classification and Regression Trees", one standard error). It
@@ -49,15 +57,14 @@ def rank_results(results: Sequence[Result], objective: str, *, margin: float = 0
 
     def key(result: Result) -> tuple:
         if result.status == "failed":
-            return (1, 0.0, 0.0, result.trial)
-        cost = _cost(result, objective)
-        return (0, cost, result.metrics.get("val_loss", 0.0), result.trial)
+            return (1, [], 0.0, result.trial)
+        costs = [_cost(result, name) for name in (objective, *others)]
+        return (0, costs, result.metrics.get("val_loss", 0.0), result.trial)
 
     ranked = sorted(results, key=key)
     if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
         default, best = default_of(ranked), ranked[0]
-        error = standard_error(best.metrics["val_accuracy"], best.examples)
-        if default and default.metrics and lead(best, default) < margin * error:
+        if default and default.metrics and lead(best, default) < margin * best.standard_error:
             ranked.remove(default)
             ranked.insert(0, default)
     return ranked
@@ -85,13 +92,12 @@ def verdict(leaderboard: Sequence[Result], objective: str) -> str:
         return f"Trial {winner.trial} is the winner."
     others = [result for result in leaderboard if result.status != "failed"]
     best = max(others, key=lambda result: lead(result, winner))
-    error = standard_error(best.metrics["val_accuracy"], best.examples)
     if objective != "val_accuracy" or lead(best, winner) <= 0:
         return "The default recipe is the winner: no trial was better."
     return (
         f"The default recipe is the winner: trial {best.trial} leads it by "
         f"{100 * lead(best, winner):.1f} points on {best.examples} validation photos, where the "
-        f"standard error is {100 * error:.1f}. That may be luck; --margin 0 takes "
+        f"standard error is {100 * best.standard_error:.1f}. That may be luck; --margin 0 takes "
         "the best all the same."
     )
 
@@ -125,10 +131,13 @@ def describe(result: Result, results: Sequence[Result]) -> str:
 
 
 def short(value: Any) -> str:
-    """Return a drawn value in few characters: a file by its name."""
-    return f"{value:.3g}" if isinstance(value, float) else Path(str(value)).name
+    """Return a drawn value in few characters: a file by its name and its folder's."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    path = Path(str(value))
+    return str(Path(*path.parts[-2:])) if path.is_absolute() else str(value)
 
 
 def _cost(result: Result, objective: str) -> float:
     sign = -1 if OBJECTIVES[objective] == "max" else 1
-    return sign * result.metrics[objective]
+    return sign * round(result.metrics[objective], 6)  # Keras counts in float32
