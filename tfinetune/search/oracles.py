@@ -91,6 +91,7 @@ class Durable:
             trial = self.trials[name]
             trial.status, trial.score = "RUNNING", None
             trial.metrics = type(trial.metrics)()  # it would take the mean of then and now
+            self._run_times[name] = 0
         self.end_order = [name for name in self.end_order if name not in names]
         self._retry_queue = sorted({*self._retry_queue, *names}, reverse=True)  # taken from the end
 
