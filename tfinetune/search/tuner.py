@@ -21,7 +21,7 @@ from tfinetune.search.oracles import OBJECTIVES, Durable
 from tfinetune.search.pruning import is_hopeless
 from tfinetune.search.space import Space
 from tfinetune.search.workbench import Workbench
-from tfinetune.training import Checkpoint
+from tfinetune.training import Candidate, Checkpoint
 from tfinetune.training.checkpoint import TrainingState
 from tfinetune.training.runner import choose
 from tfinetune.training.strategies import build_strategy
@@ -246,12 +246,7 @@ class RecipeTuner(kt.Tuner):
         except TrialEnded as ended:
             status = ended.status
         state = checkpoint.state
-        best = choose(state.offers)
-        if not math.isfinite(best.loss):
-            raise TrainingError(
-                "Training diverged: the validation loss is not a finite number. Lower the learning "
-                "rate (--set learning_rate=1e-4)."
-            )
+        best = _best(state)
         if status == "pruned":
             state.settle()
         checkpoint.write()
@@ -302,6 +297,21 @@ class RecipeTuner(kt.Tuner):
 
 def _describe(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
+
+
+def _best(state: TrainingState) -> Candidate:
+    """Return what a trial would ship.
+
+    Raises:
+        TrainingError: if it diverged before it had anything.
+    """
+    best = choose(state.offers)
+    if not math.isfinite(best.loss):
+        raise TrainingError(
+            "Training diverged: the validation loss is not a finite number. Lower the learning "
+            "rate (--set learning_rate=1e-4)."
+        )
+    return best
 
 
 def _is_finite(value: Any) -> bool:
