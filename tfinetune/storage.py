@@ -78,9 +78,15 @@ def claim_folder(path: Path, *, resumable: Path, error_class: type[TfinetuneErro
         )
 
 
-def remove_partials(folder: str | Path) -> None:
-    """Remove what writes that were killed left below `folder`; no other process may write there."""
-    for path in sorted(Path(folder).rglob(".*.partial*")):
+def remove_partials(folder: str | Path, *, recursive: bool = True) -> None:
+    """Remove what writes that were killed left in `folder`; no other process may write there.
+
+    Args:
+        folder: looked through.
+        recursive: whether the folders in it are, too.
+    """
+    pattern = "**/.*.partial*" if recursive else ".*.partial*"
+    for path in sorted(Path(folder).glob(pattern)):
         _remove(path)
 
 

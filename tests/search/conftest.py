@@ -67,3 +67,13 @@ def workbench():
     from tfinetune.training import FeatureCache
 
     return Workbench(FeatureCache())
+
+
+@pytest.fixture
+def prepared(search_recipe, workbench, tmp_path):
+    """A small search in `tmp_path/s`, about to give out its first trial."""
+    from tfinetune.search.job import open_search
+    from tfinetune.search.setup import prepare
+
+    asked = search_recipe(trials=3, oracle="random")
+    return prepare(open_search(asked, tmp_path / "s"), workbench)

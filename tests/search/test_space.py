@@ -271,6 +271,11 @@ def test_range_of_fractions_may_be_given_in_whole_numbers():
     assert hp.values["weight_decay"] == 0.01
 
 
+def test_unknown_name_is_refused_beside_others_too():
+    with pytest.raises(SearchError, match="no parameter 'colour'"):
+        Space.default().replace(colour=1)
+
+
 def test_what_can_no_longer_count_is_left_out():
     assert (
         not {"head_units", "head_activation"}

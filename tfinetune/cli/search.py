@@ -91,7 +91,10 @@ def command(
     ] = None,
     worker: Annotated[
         bool,
-        typer.Option("--worker", help="Train for the --chief whose folder is --output, no more."),
+        typer.Option(
+            "--worker",
+            help="Train for the --chief whose folder is --output; start it once that listens.",
+        ),
     ] = False,
     strategy: Annotated[str | None, typer.Option(help="Of the first trial [lpft].")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of every trial [10].")] = None,

@@ -1,18 +1,21 @@
 """The folder of a search: what was asked, what every trial gave, and the run that won.
 
 search.yaml   ranking.json   trials/trial_*/{recipe.yaml,result.json,checkpoint.npz}
-leaderboard.json   report.html   log.txt   best/
+leaderboard.json   report.html   log.txt   worker-*.txt   search.lock   best/
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tfinetune.errors import SearchError
+from tfinetune.errors import SearchError, StorageError
 from tfinetune.recipe import Recipe, explain_validation
 from tfinetune.search.leaderboard import Result, rank_results
 from tfinetune.search.oracles import OBJECTIVES
@@ -141,8 +144,35 @@ class SearchFolder:
                 f"{path} holds another search: {', '.join(changed)} differ. Resume it without "
                 "these options, or start a new search with another --output."
             )
-        remove_partials(folder.path)
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other searches out of the folder while the block runs; workers do not ask for it.
+
+        The system takes the lock from a process that dies, however it does.
+
+        Raises:
+            SearchError: if another process searches here.
+            StorageError: if the folder cannot be written.
+        """
+        lock = FileLock(self.path / "search.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise SearchError(
+                f"{self.path} is being searched by another process. Wait until it ends or stop it, "
+                "or start a new search with another --output."
+            ) from None
+        except OSError as error:
+            raise StorageError(f"Cannot write in {self.path}: {error.strerror}.") from None
+        try:
+            # A trial's own folder is left to who starts the trial: workers may be writing there.
+            for folder in (self.path, self.trials_path):
+                remove_partials(folder, recursive=False)
+            yield
+        finally:
+            lock.release()
 
     def recipe(self) -> SearchRecipe:
         """Read what was asked."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def run(
         workbench: what trials share; give several searches in a process the same one.
 
     Raises:
-        SearchError: if the search is impossible, or no trial succeeded.
+        SearchError: if the search is impossible, another process searches in the folder, or no
+            trial succeeded.
 
     Example:
         >>> import tfinetune as ft
@@ -112,8 +114,9 @@ def run(
     """
     if workers < (0 if chief else 1):
         raise SearchError(f"A search needs a worker; got workers={workers}. Give 1 or more.")
-    with reporter or Reporter() as reporter, trusting(trust):
+    with reporter or Reporter() as reporter, trusting(trust), ExitStack() as stack:
         folder = open_search(search, output, resume=resume, reporter=reporter)
+        stack.enter_context(folder.held())
         folder.write_deadline(None if max_time is None else time.time() + max_time)
         reporter.log_to(folder.log_path)
         workbench = workbench or Workbench(reporter=reporter)

@@ -1,13 +1,17 @@
 """KerasTuner's oracles, made to start with the default recipe, to survive kill -9 and to end."""
 
+import functools
+import threading
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import keras_tuner as kt
 from keras_tuner import oracles
+from keras_tuner.src.engine.oracle import LOCKS, THREADS
+from keras_tuner.src.engine.trial import Trial
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
@@ -22,6 +26,30 @@ OBJECTIVES = {
 }
 """What trials are measured by, and which way is better."""
 
+MOST_LOSSES = 2
+"""Workers that a trial may take with it before it counts as failed."""
+
+
+def synchronized(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let one thread at a time call a method of an oracle.
+
+    KerasTuner's own keeps its lock when the method raises, as on a full disk, and whoever calls
+    next waits for ever.
+    """
+    locked = kt.synchronized(method)
+
+    @functools.wraps(method)
+    def wrapped(oracle: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return locked(oracle, *arguments, **options)
+        except BaseException:
+            if THREADS[oracle] == threading.current_thread().name:
+                THREADS[oracle] = None
+                LOCKS[oracle].release()
+            raise
+
+    return wrapped
+
 
 class Durable:
     """Mixed into an oracle: files are whole or old, and no trial is lost with its process.
@@ -32,46 +60,73 @@ class Durable:
 
     deadline: float | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.time() >= self.deadline
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a trial was begun that is neither running nor ended."""
+        return bool(self._retry_queue)
+
+    @synchronized
+    def create_trial(self, tuner_id: str) -> Trial:
+        """Give a worker the trial that it has, or one that is new or to be repeated."""
+        if self.is_over and tuner_id not in self.ongoing_trials:
+            self.tuner_ids.discard(tuner_id)
+            return Trial(self.hyperparameters.copy(), status="STOPPED")
+        return super().create_trial(tuner_id)
+
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Propose the values of a new trial; the first has those of the default recipe."""
-        if self.deadline is not None and time.time() >= self.deadline:
-            return {"status": "STOPPED"}
-        return self._propose(trial_id)
-
-    def _propose(self, trial_id: str) -> dict[str, Any]:
         if not self.trials:
             return {"status": "RUNNING", "values": dict(self.hyperparameters.values)}
         return super().populate_space(trial_id)
 
-    def end_trial(self, trial: Any) -> None:
-        """Record what a trial gave, without values that do not count, which its way added."""
+    @synchronized
+    def update_trial(self, *arguments: Any, **options: Any) -> Trial:
+        """Note what a trial measured."""
+        return super().update_trial(*arguments, **options)
+
+    @synchronized
+    def end_trial(self, trial: Trial) -> None:
+        """Record what a trial gave, without values that do not count, which its way added.
+
+        A worker that was given up for lost may end a trial that another has ended, or may begin.
+        """
         trial.hyperparameters.ensure_active_values()
+        for line in (self._retry_queue, self.end_order):
+            if trial.trial_id in line:
+                line.remove(trial.trial_id)
         super().end_trial(trial)
 
-    @kt.synchronized
-    def take_back(self, tuner_id: str) -> str | None:
-        """Let the trial of a worker that is gone be given to the next that asks; return its id."""
+    @synchronized
+    def take_back(self, tuner_id: str) -> Trial | None:
+        """Let the trial of a worker that is gone be given to the next that asks, or end it.
+
+        Returns:
+            The trial, with status "FAILED" if as many workers as may were lost by it; None if the
+            worker had none.
+        """
         trial = self.ongoing_trials.pop(tuner_id, None)
         self.tuner_ids.discard(tuner_id)
         if trial is None:
             return None
-        self._retry_queue.append(trial.trial_id)
-        self.save()
-        return trial.trial_id
-
-    @kt.synchronized
-    def give_up(self, trial_id: str) -> None:
-        """End a trial that nobody runs as failed."""
-        self._retry_queue.remove(trial_id)
-        trial = self.trials[trial_id]
-        trial.status = "FAILED"
-        self.end_trial(trial)
+        self._run_times[trial.trial_id] += 1
+        if self._run_times[trial.trial_id] < MOST_LOSSES:
+            self._retry_queue.append(trial.trial_id)
+            self.save()
+        else:
+            trial.status = "FAILED"
+            self.end_trial(trial)
+        return trial
 
     def save(self) -> None:
         """Write the state of the oracle."""
         write_json(self._get_oracle_fname(), self.get_state())
 
-    def _save_trial(self, trial: Any) -> None:
+    def _save_trial(self, trial: Trial) -> None:
         write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
 
     def reload(self) -> None:
@@ -103,14 +158,15 @@ class RandomOracle(Durable, oracles.RandomSearchOracle):
 class BayesianOracle(Durable, oracles.BayesianOptimizationOracle):
     """Draws where a Gaussian process expects, or hopes for, the best."""
 
-    def _propose(self, trial_id: str) -> dict[str, Any]:
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Propose the values of a new trial, the same however often the search was resumed."""
         # The state of this generator is not saved: a resumed search must draw the same.
         self._random_state.seed([self.seed, len(self.trials)])
         # Tiny products by the thousand: threads of BLAS would spin while they wait for each other.
         with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
             # A parameter that makes no difference drives its length scale to a bound.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return super()._propose(trial_id)
+            return super().populate_space(trial_id)
 
 
 class HyperbandOracle(Durable, oracles.HyperbandOracle):
@@ -120,7 +176,8 @@ class HyperbandOracle(Durable, oracles.HyperbandOracle):
 class GridOracle(Durable, oracles.GridSearchOracle):
     """Goes through all combinations, the default first."""
 
-    def _propose(self, trial_id: str) -> dict[str, Any]:
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Propose the next combination."""
         return oracles.GridSearchOracle.populate_space(self, trial_id)  # starts with the default
 
     def reload(self) -> None:
@@ -129,6 +186,11 @@ class GridOracle(Durable, oracles.GridSearchOracle):
         for name in self.start_order:
             self._ordered_ids.insert(name)
         self._populate_next = self.start_order[-1:]
+
+
+def varied(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a trial without those by which Hyperband steers it."""
+    return {name: value for name, value in values.items() if not name.startswith("tuner/")}
 
 
 ORACLES = ("bayesian", "random", "hyperband", "grid")

@@ -76,11 +76,6 @@ class Space:
     def __init__(self, **domains: Any) -> None:
         self.domains: dict[str, Domain] = {}
         for name, domain in domains.items():
-            if name not in _known():
-                closest = difflib.get_close_matches(name, _known(), n=3) or sorted(_known())
-                raise SearchError(
-                    f"There is no parameter {name!r} to search over. Closest: {', '.join(closest)}."
-                )
             self.domains[name] = _read(name, domain)
         for name, domain in self.domains.items():
             for parent, values in domain.when.items():
@@ -262,8 +257,13 @@ def _read(name: str, domain: Any) -> Domain:
     """Return what a parameter may be.
 
     Raises:
-        SearchError: if a value is not valid.
+        SearchError: if there is none of this name, or a value is not valid.
     """
+    if name not in _known():
+        closest = difflib.get_close_matches(name, _known(), n=3) or sorted(_known())
+        raise SearchError(
+            f"There is no parameter {name!r} to search over. Closest: {', '.join(closest)}."
+        )
     domain = read_domain(name, domain)
     if isinstance(domain, Range) and isinstance(_default(name), float):
         domain = domain.model_copy(update={"low": float(domain.low), "high": float(domain.high)})

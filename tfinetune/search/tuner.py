@@ -17,10 +17,11 @@ from tfinetune.inference import latency_ms
 from tfinetune.recipe import Recipe
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.leaderboard import Result, short
-from tfinetune.search.oracles import OBJECTIVES, Durable
+from tfinetune.search.oracles import OBJECTIVES, Durable, varied
 from tfinetune.search.pruning import is_hopeless
 from tfinetune.search.space import Space
 from tfinetune.search.workbench import Workbench
+from tfinetune.storage import remove_partials
 from tfinetune.training import Candidate, Checkpoint
 from tfinetune.training.checkpoint import TrainingState
 from tfinetune.training.runner import choose
@@ -192,7 +193,8 @@ class RecipeTuner(kt.Tuner):
         started = time.monotonic() - earlier
         self.running = trial.trial_id
         name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
-        values = {n: v for n, v in drawn.items() if not n.startswith("tuner/")}
+        values = varied(drawn)
+        remove_partials(self._folder.trial_path(name))  # of a worker that was killed
         try:
             recipe = self._space.recipe(drawn, self._base)
             result = self._train(name, recipe, drawn)

@@ -6,8 +6,8 @@ import threading
 import time
 
 from tfinetune.errors import TfinetuneError
+from tfinetune.search.client import run_worker
 from tfinetune.search.folder import SearchFolder
-from tfinetune.search.service import run_worker
 from tfinetune.security.saved_model import trusting
 
 
