@@ -230,9 +230,10 @@ class SearchFolder:
         return rank_results(self.results(), *asked.objectives, margin=asked.margin)
 
     def drop_checkpoints(self) -> None:
-        """Remove the weights of all but the best trials."""
+        """Remove the weights of all but the best trials and those that time was up for."""
         for result in self.leaderboard()[KEPT_CHECKPOINTS:]:
-            self.checkpoint_path(result.trial).unlink(missing_ok=True)
+            if result.status != "stopped":  # else it goes on when the search does
+                self.checkpoint_path(result.trial).unlink(missing_ok=True)
 
 
 def _read_result(path: Path) -> Result:

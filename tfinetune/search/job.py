@@ -1,5 +1,6 @@
 """The search from question to winner. What the command and scripts call."""
 
+import json
 import shutil
 import time
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from tfinetune import workflow
 from tfinetune.errors import SearchError
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.runs import RunFolder
 from tfinetune.search.folder import SearchFolder, SearchRecipe
 from tfinetune.search.leaderboard import Result, pareto_front, verdict
 from tfinetune.search.ranking import Ranked
@@ -19,7 +21,6 @@ from tfinetune.search.service import LOOPBACK, run_chief
 from tfinetune.search.setup import prepare, read_ranking
 from tfinetune.search.soup import add_soup
 from tfinetune.search.space import Space
-from tfinetune.search.tuner import settle
 from tfinetune.search.workbench import Workbench
 from tfinetune.security.saved_model import is_trusting, trusting
 from tfinetune.storage import write_json
@@ -88,8 +89,11 @@ def run(
         search: what to do; None, when resuming, goes on with what was asked then.
         output: folder of the search; new or empty, unless resuming.
         resume: go on with a search that was interrupted, or that may take more time. Trials that
-            have ended stay as they are; one that was running is repeated.
-        max_time: seconds after which no epoch is started in any trial.
+            have ended stay as they are; one that was running is repeated, and one that time was up
+            for goes on. A search in which nothing changes is returned as it is; where something
+            does, `output/best` is made anew.
+        max_time: seconds after which no epoch is started. A winner that time was up for, or that
+            Hyperband paused, then ships as it is; without a limit it is trained to its end.
         workers: processes that train trials at the same time. With one, the same seed gives the
             same trials and results.
         chief: `HOST:PORT` to give trials out at, for `tfinetune search --worker` on this and other
@@ -142,11 +146,21 @@ def finish(folder: SearchFolder, workbench: Workbench) -> Search:
     if not leaderboard or leaderboard[0].status == "failed":
         reasons = "; ".join(f"trial {r.trial}: {r.reason}" for r in leaderboard[:3])
         raise SearchError(f"No trial succeeded. {reasons or 'None was started in time.'}")
-    folder.drop_checkpoints()
-    write_json(folder.leaderboard_path, [_without_history(result) for result in leaderboard])
-    write_search_report(folder, leaderboard)
-    best = _train_best(folder, leaderboard, workbench)
-    return Search(folder, leaderboard, best, read_ranking(folder))
+    deadline = folder.deadline()
+    if deadline is None or time.time() < deadline:  # else trials may go on, with more time
+        folder.drop_checkpoints()
+    board = [_without_history(result) for result in leaderboard]
+    best = RunFolder(folder.best_path)
+    if best.finished and _written_board(folder) == board:
+        workbench.reporter.say(f"The search in {folder.path} is finished already.")
+        run = workflow.Run(best, trust=is_trusting())
+    else:
+        if best.finished:
+            workbench.reporter.say(f"The search went on: {best.path} is made anew.")
+        write_search_report(folder, leaderboard)
+        run = _train_best(folder, leaderboard, workbench)
+        write_json(folder.leaderboard_path, board)  # last: it says that `best` is of these trials
+    return Search(folder, leaderboard, run, read_ranking(folder))
 
 
 def open_search(
@@ -177,18 +191,24 @@ def open_search(
     return SearchFolder.create(output, search)
 
 
+def _written_board(folder: SearchFolder) -> list[dict[str, Any]] | None:
+    if not folder.leaderboard_path.is_file():
+        return None
+    return json.loads(folder.leaderboard_path.read_text(encoding="utf-8"))
+
+
 def _train_best(
     folder: SearchFolder, leaderboard: list[Result], workbench: Workbench
 ) -> workflow.Run:
     winner = leaderboard[0]
-    is_over = folder.deadline() is not None and time.time() >= folder.deadline()
-    if winner.status == "paused" and is_over:
-        _settle(folder.checkpoint_path(winner.trial))
     recipe = Recipe.load(folder.trial_path(winner.trial) / "recipe.yaml")
     checkpoint = add_soup(folder, leaderboard, workbench)
+    unfinished = winner.status in ("stopped", "paused")
+    if checkpoint and unfinished and folder.deadline() is not None:
+        checkpoint = _settled(checkpoint)
     path = folder.best_path
     if path.exists():
-        shutil.rmtree(path)  # of a shorter search
+        shutil.rmtree(path)
     return workflow.train(
         recipe,
         path,
@@ -199,11 +219,13 @@ def _train_best(
     )
 
 
-def _settle(path: Path) -> None:
-    checkpoint = Checkpoint(path)
-    if (state := checkpoint.load()) is not None:
-        settle(state)
-        checkpoint.save(state)
+def _settled(checkpoint: Path) -> Path:
+    """Write what a checkpoint offers so far beside it; the trial itself may still go on."""
+    state = Checkpoint(checkpoint).load()
+    state.settle()
+    path = checkpoint.with_name("settled.npz")
+    Checkpoint(path).save(state)
+    return path
 
 
 def _without_history(result: Result) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tfinetune.evaluation import formatting
 from tfinetune.search.charts import learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
-from tfinetune.search.importance import importance
+from tfinetune.search.importance import ENOUGH, importance, trained_to_the_end
 from tfinetune.search.leaderboard import (
     Result,
     default_of,
@@ -50,6 +50,8 @@ def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> 
         ranking=read_ranking(folder),
         front=pareto_front(good, search.objectives) if others else [],
         importance=importance(good, first, seed=search.recipe.seed),
+        whole=len(trained_to_the_end(good)),
+        enough=ENOUGH,
         parallel=Markup(parallel_coordinates(good, first)) if len(good) > 1 else None,
         curves=Markup(learning_curves(good)) if any(r.history for r in good) else None,
         told={result.trial: describe(result, leaderboard) for result in leaderboard},

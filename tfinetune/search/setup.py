@@ -58,9 +58,10 @@ class Setup:
         return cls(folder, space, base, oracle, max(1, epochs))
 
     def start_oracle(self) -> None:
-        """Let the oracle go on where it was."""
+        """Let the oracle go on where it was, first of all with trials that time was up for."""
         if Path(self.oracle._get_oracle_fname()).is_file():
             self.oracle.reload()
+            self.oracle.line_up([r.trial for r in self.folder.results() if r.status == "stopped"])
 
     def tuner(self, workbench: Workbench) -> RecipeTuner:
         """Return what runs trials in this process."""
