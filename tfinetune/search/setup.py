@@ -63,6 +63,15 @@ class Setup:
             self.oracle.reload()
             self.oracle.line_up([r.trial for r in self.folder.results() if r.status == "stopped"])
 
+    def read_photos(self, workbench: Workbench) -> None:
+        """Open the first backbone and read the photos, which are those that the search began with.
+
+        Raises:
+            SearchError: if no trial could use them, or they changed.
+        """
+        _, splits = workbench.tuner(self.base)
+        self.folder.check_photos(splits.spec.fingerprint)
+
     def tuner(self, workbench: Workbench) -> RecipeTuner:
         """Return what runs trials in this process."""
         return RecipeTuner(
@@ -86,7 +95,7 @@ def prepare(folder: SearchFolder, workbench: Workbench) -> Setup:
             if row not in kept:
                 workbench.reporter.say(f"{row.backbone} is not searched over: {_why_not(row)}.")
     setup = Setup.of(folder)
-    workbench.tuner(setup.base)
+    setup.read_photos(workbench)
     return setup
 
 
