@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import keras_tuner as kt
@@ -64,6 +65,7 @@ def shipped(monkeypatch):
 
     def train(recipe, path, *, checkpoint, **options):
         states.append(Checkpoint(checkpoint).load())
+        return SimpleNamespace(metrics={"shipped": "head"})
 
     monkeypatch.setattr(workflow, "train", train)
     monkeypatch.setattr(job, "write_search_report", lambda *arguments: None)
@@ -635,6 +637,13 @@ def test_soup_that_ships_has_its_own_weights(finished, workbench, tmp_path):
     assert outcome.shipped.phase == "soup"
     for received, expected in zip(tuner.assembly.get_weights(), mixed, strict=True):
         np.testing.assert_array_equal(received, expected)
+
+
+def test_verdict_tells_of_a_soup_that_ships(finished):
+    metrics = {"shipped": "soup", "shipped_because": "soup ships: 90% on validation."}
+    said = replace(finished, best=SimpleNamespace(metrics=metrics)).verdict
+    assert said.endswith("The mean of its weights and those of others is kept: soup ships: 90% on "
+                         "validation.")  # fmt: skip
 
 
 def test_each_trial_says_what_it_gave_and_what_holds_for_all_is_said_once(

@@ -19,7 +19,7 @@ from tfinetune.search.ranking import Ranked
 from tfinetune.search.report import write_search_report
 from tfinetune.search.service import LOOPBACK, run_chief
 from tfinetune.search.setup import prepare, read_ranking
-from tfinetune.search.soup import add_soup
+from tfinetune.search.soup import SOUP, add_soup
 from tfinetune.search.space import Space
 from tfinetune.search.workbench import Workbench
 from tfinetune.security.saved_model import is_trusting, trusting
@@ -51,8 +51,12 @@ class Search:
 
     @property
     def verdict(self) -> str:
-        """A sentence that says whether the winner is better than the default recipe."""
-        return verdict(self.leaderboard, self.folder.recipe().objectives[0])
+        """Whether the winner is better than the default recipe, and whether a soup ships for it."""
+        said = verdict(self.leaderboard, self.folder.recipe().objectives[0])
+        if self.best.metrics["shipped"] != SOUP:
+            return said
+        because = self.best.metrics["shipped_because"].removesuffix(".")
+        return f"{said} The mean of its weights and those of others is kept: {because}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON takes, without the epochs of each trial."""
@@ -153,16 +157,16 @@ def finish(folder: SearchFolder, workbench: Workbench) -> Search:
         folder.drop_checkpoints()
     board = [_without_history(result) for result in leaderboard]
     best = RunFolder(folder.best_path)
+    ranking = read_ranking(folder)
     if best.finished and _written_board(folder) == board:
         workbench.reporter.say(f"The search in {folder.path} is finished already.")
-        run = workflow.Run(best, trust=is_trusting())
-    else:
-        if best.finished:
-            workbench.reporter.say(f"The search went on: {best.path} is made anew.")
-        write_search_report(folder, leaderboard)
-        run = _train_best(folder, leaderboard, workbench)
-        write_json(folder.leaderboard_path, board)  # last: it says that `best` is of these trials
-    return Search(folder, leaderboard, run, read_ranking(folder))
+        return Search(folder, leaderboard, workflow.Run(best, trust=is_trusting()), ranking)
+    if best.finished:
+        workbench.reporter.say(f"The search went on: {best.path} is made anew.")
+    found = Search(folder, leaderboard, _train_best(folder, leaderboard, workbench), ranking)
+    write_search_report(folder, leaderboard, found.verdict)
+    write_json(folder.leaderboard_path, board)  # last: it says that `best` is of these trials
+    return found
 
 
 def open_search(

@@ -16,18 +16,18 @@ from tfinetune.search.leaderboard import (
     default_of,
     describe,
     pareto_front,
-    verdict,
 )
 from tfinetune.search.setup import read_ranking
 from tfinetune.storage import write_text
 
 
-def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> None:
+def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result], verdict: str) -> None:
     """Write `report.html` of a search whose trials have ended.
 
     Args:
         folder: of the search.
         leaderboard: results, the winner first, the failed last.
+        verdict: of the winner, the headline.
     """
     search = folder.recipe()
     good = [result for result in leaderboard if result.status != "failed"]
@@ -46,7 +46,7 @@ def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> 
         search=search,
         leaderboard=leaderboard,
         default=default_of(leaderboard),
-        verdict=verdict(leaderboard, first),
+        verdict=verdict,
         ranking=read_ranking(folder),
         front=pareto_front(good, search.objectives) if others else [],
         importance=importance(good, first, seed=search.recipe.seed),

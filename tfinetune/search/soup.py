@@ -16,6 +16,9 @@ from tfinetune.training.runner import accuracy_and_loss, choose
 
 Weights = list[np.ndarray]
 
+SOUP = "soup"
+"""Name of the candidate among those that a run chooses from."""
+
 
 def add_soup(
     folder: SearchFolder, leaderboard: Sequence[Result], workbench: Workbench
@@ -91,7 +94,7 @@ def _floats(weights: Weights) -> Weights:
 
 def _evaluate(tuner: FineTuner, split: Split, weights: Weights) -> Candidate:
     tuner.assembly.set_weights(weights)
-    return Candidate("soup", weights, *accuracy_and_loss(tuner.logits(split), split))
+    return Candidate(SOUP, weights, *accuracy_and_loss(tuner.logits(split), split))
 
 
 def _recipe(folder: SearchFolder, result: Result) -> Recipe:
