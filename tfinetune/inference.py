@@ -5,6 +5,7 @@ Constants let the graph optimizer fuse convolution, batch normalization and acti
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,21 @@ def constant_function(model: keras.Model) -> ConstantFunction:
         return outputs[0] if len(outputs) == 1 else outputs
 
     return run
+
+
+def latency_ms(model: keras.Model, *, repeats: int = 15) -> float:
+    """Return the median milliseconds that a functional model takes for one example."""
+    function = constant_function(model)
+    batch = keras.tree.map_structure(
+        lambda t: np.zeros((1, *(size or 1 for size in t.shape[1:])), t.dtype), model.input
+    )
+    function(batch)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        keras.tree.map_structure(keras.ops.convert_to_numpy, function(batch))
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
 
 
 def predict(

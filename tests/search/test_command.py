@@ -53,6 +53,17 @@ def test_search_that_was_killed_goes_on_where_it_was(world, here, tmp_path, monk
         (["--output", "s"], 2, "name a folder of photos, or --resume"),
         (["--worker", "--output", "s"], 2, "--worker needs --chief"),
         (["--worker", "--chief", "nowhere", "--output", "s"], 1, "named HOST:PORT"),
+        (
+            ["--resume", "--output", "s", "--trials", "9", "--no-prune", "--set", "dropout=0"],
+            2,
+            "leave out --trials, --set, --prune, or start a new search",
+        ),
+        (["--worker", "--chief", "a:1", "--output", "s", "--epochs", "2"], 2, "leave out --epochs"),
+        (
+            ["--resume", "--output", "s", "--max-time", "3", "--workers", "2", "--json"],
+            1,
+            "There is no search in s",
+        ),
         (["--resume", "--output", "s"], 1, "There is no search in s"),
         (["photos", "--output", "s", "--set", "colour=1"], 1, "no parameter 'colour'"),
         (["photos", "--output", "s", "--objective", "f1"], 1, "Nothing called 'f1' is measured"),

@@ -3,20 +3,25 @@
 import json
 import shutil
 import time
-from typing import ClassVar
+from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
+import keras_tuner as kt
+import numpy as np
 import pytest
 
 import tfinetune as ft
+from tfinetune import workflow
 from tfinetune.errors import SearchError
 from tfinetune.reporting import Reporter
-from tfinetune.search import Result, SearchFolder, Workbench, run
+from tfinetune.search import Result, SearchFolder, Workbench, describe, job, run
 from tfinetune.search.job import finish, open_search, run_trials
 from tfinetune.search.ranking import Ranked
-from tfinetune.search.setup import read_ranking, worth_searching
-from tfinetune.search.tuner import RecipeTuner
+from tfinetune.search.setup import Setup, read_ranking, worth_searching
+from tfinetune.search.tuner import RecipeTuner, TrialEnded, Watch
 from tfinetune.training import Checkpoint, FeatureCache
+from tfinetune.training.checkpoint import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +35,65 @@ def finished(search_recipe, workbench, tmp_path_factory):
 def trials(workbench, tmp_path):
     """Run the trials of a search without making a run of the winner; return the leaderboard."""
 
-    def board(asked, *, resume=False, deadline=None):
-        folder = open_search(asked, tmp_path / "s", resume=resume)
+    def board(asked, *, resume=False, deadline=None, name="s"):
+        folder = open_search(asked, tmp_path / name, resume=resume)
         folder.write_deadline(deadline)
         run_trials(folder, workbench)
         return folder.leaderboard()
 
     return board
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Let a second pass with each epoch, and none between."""
+    call, started, epochs = Watch.__call__, time.time(), []
+
+    def tick(watch, history):
+        epochs.append(history)
+        call(watch, history)
+
+    monkeypatch.setattr(Watch, "__call__", tick)
+    monkeypatch.setattr(time, "time", lambda: started + len(epochs))
+
+
+@pytest.fixture
+def shipped(monkeypatch):
+    """What runs of the winners would go on from, in place of these runs and the reports."""
+    states = []
+
+    def train(recipe, path, *, checkpoint, **options):
+        states.append(Checkpoint(checkpoint).load())
+        return SimpleNamespace(metrics={"shipped": "head"})
+
+    monkeypatch.setattr(workflow, "train", train)
+    monkeypatch.setattr(job, "write_search_report", lambda *arguments: None)
+    return states
+
+
+@pytest.fixture
+def give(workbench):
+    """Run a trial of the default's values and what a test adds; return its result and what the
+    oracle is told."""
+
+    def run_one(setup, **values):
+        trial = setup.oracle.create_trial(f"tuner{len(setup.oracle.trials)}")
+        trial.hyperparameters.values = setup.oracle.hyperparameters.values | values
+        told = setup.tuner(workbench).run_trial(trial)
+        return setup.folder.result(trial.trial_id), told
+
+    return run_one
+
+
+class Listening(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, sentence):
+        self.said.append(sentence)
 
 
 def outcomes(leaderboard):
@@ -92,15 +149,45 @@ def test_search_without_a_trial_that_succeeds_says_why(search_recipe, trials, wo
         finish(SearchFolder.open(tmp_path / "s"), workbench)
 
 
-def test_time_is_up_after_the_epoch_in_which_it_passes(search_recipe, trials, tmp_path):
-    asked = search_recipe(recipe={"strategy_parameters": {"epochs": 2000}}, trials=9)
-    started = time.monotonic()
+def test_time_is_up_after_the_epoch_in_which_it_passes_and_goes_on_with_more_time(
+    search_recipe, trials, workbench, tmp_path, clock, shipped
+):
+    asked = search_recipe(
+        recipe={"strategy_parameters": {"epochs": 5}},
+        trials=2,
+        oracle="random",
+        objectives=("val_loss",),
+    )
     (only,) = trials(asked, deadline=time.time() + 3)
-    assert only.status == "stopped" and 0 < len(only.history) < 2000
+    assert only.status == "stopped" and len(only.history) == 3
     # The winner of such a search trains no more: it ships what it has.
-    state = Checkpoint(tmp_path / "s/trials/trial_0/checkpoint.npz").load()
-    assert state.phase > 1 and state.candidates[-1].accuracy == only.metrics["val_accuracy"]
-    assert time.monotonic() - started < 60
+    finish(SearchFolder.open(tmp_path / "s"), workbench)
+    assert shipped[0].phase > 1
+    assert shipped[0].candidates[-1].accuracy == only.metrics["val_accuracy"]
+    # It was no fair trial: the search that goes on ends as one that nobody stopped.
+    goes_on = trials(None, resume=True)
+    whole = next(r for r in goes_on if r.trial == "0")
+    assert whole.history[:3] == only.history and whole.seconds > only.seconds
+    record = json.loads((tmp_path / "s/trials/trial_0/trial.json").read_text())
+    assert record["score"] == whole.metrics["val_loss"]
+    assert outcomes(goes_on) == outcomes(trials(asked, name="whole"))
+
+
+def test_no_trial_starts_when_time_is_up(search_recipe, workbench, tmp_path):
+    with pytest.raises(SearchError, match="None was started in time"):
+        run(search_recipe(), tmp_path / "s", max_time=0, workbench=workbench)
+
+
+def test_trial_that_ends_by_itself_is_not_one_that_time_was_up_for():
+    rows = [{"val_accuracy": 0.1}] * 2
+    for watch, status in [
+        (Watch(4, budget=2, deadline=0.0), "paused"),
+        (Watch(4, budget=4, deadline=0.0, others=[Watch(2, 2).rows(rows)] * 4), "stopped"),
+        (Watch(4, budget=4, others=[Watch(2, 2).rows([{"val_accuracy": 0.2}] * 2)] * 4), "pruned"),
+    ]:
+        with pytest.raises(TrialEnded, match=status):
+            watch(rows)
+    assert Watch(2, budget=2, deadline=0.0)(rows) is None
 
 
 def test_interrupted_search_keeps_what_was_finished_and_repeats_the_rest(
@@ -200,17 +287,251 @@ def test_every_oracle_starts_with_the_default_and_ends(
         assert all(len(rows) > len(before) for rows, before in goes_on)
 
 
-def test_trial_without_hope_ends_early_but_never_the_default(search_recipe, workbench, tmp_path):
-    asked = search_recipe(trials=2, recipe={"strategy_parameters": {"epochs": 3}})
+@pytest.mark.parametrize(
+    ("prune", "status", "epochs"), [(True, "pruned", 1), (False, "completed", 3)]
+)
+def test_trial_without_hope_ends_early_but_never_the_default(
+    prune, status, epochs, search_recipe, workbench, tmp_path
+):
+    asked = search_recipe(trials=2, prune=prune, recipe={"strategy_parameters": {"epochs": 3}})
     folder = open_search(asked, tmp_path / "s")
     history = [{"share": share, "val_accuracy": 1.1} for share in (0.1, 1.0)]
     metrics = {"val_accuracy": 1.1, "val_loss": 0.0}
     for name in ("90", "91", "92", "93"):
         folder.write_result(Result(name, "completed", {}, metrics, history=history))
     run_trials(folder, workbench)
-    default, pruned = folder.results()[:2]
+    default, other = folder.results()[:2]
     assert (default.trial, default.status, len(default.history)) == ("0", "completed", 3)
-    assert (pruned.trial, pruned.status, len(pruned.history)) == ("1", "pruned", 1)
+    assert (other.trial, other.status, len(other.history)) == ("1", status, epochs)
+
+
+@pytest.mark.parametrize(
+    ("oracle", "objective", "told"),
+    [
+        ("hyperband", "val_accuracy", 0.7),
+        ("hyperband", "val_loss", 0.8),
+        ("random", "val_loss", 0.5),
+    ],
+)
+def test_hyperband_compares_trials_by_their_epochs_not_by_their_probe(
+    oracle, objective, told, search_recipe, give, tmp_path
+):
+    setup = Setup.of(
+        open_search(search_recipe(oracle=oracle, objectives=(objective,)), tmp_path / "s")
+    )
+    metrics = {"val_accuracy": 0.9, "val_loss": 0.5}
+    curve = [(0.6, 0.8), (0.7, 0.9), (0.8, None)]  # the last of which diverged
+    rows = [{"val_accuracy": accuracy, "val_loss": loss} for accuracy, loss in curve]
+    for number, (history, expected) in enumerate([(rows, told), ([], metrics[objective])]):
+        setup.folder.write_result(Result(str(number), "paused", {}, metrics, history=history))
+        result, received = give(setup)
+        assert received == {objective: expected}
+        assert result.metrics == metrics  # what would ship
+
+
+def test_hyperband_promotes_no_trial_without_a_single_sound_epoch(search_recipe, give, tmp_path):
+    setup = Setup.of(open_search(search_recipe(oracle="hyperband"), tmp_path / "s"))
+    history = [{"val_accuracy": 0.3, "val_loss": None}]
+    probed = Result("0", "completed", {}, {"val_accuracy": 0.9}, history=history, reason="diverged")
+    setup.folder.write_result(probed)
+    with pytest.raises(kt.errors.FailedTrialError, match="diverged"):
+        give(setup)
+
+
+def test_budget_of_hyperband_is_a_part_of_the_epochs_that_a_recipe_has(
+    search_recipe, give, tmp_path
+):
+    asked = search_recipe(
+        oracle="hyperband", recipe={"strategy_parameters": {"epochs": 6}}, space={"epochs": [6, 3]}
+    )
+    setup = Setup.of(open_search(asked, tmp_path / "s"))
+    first, _ = give(setup, **{"epochs": 3, "tuner/epochs": 1})
+    second, _ = give(setup, **{"epochs": 3, "tuner/epochs": 2, "tuner/trial_id": "0"})
+    third, _ = give(setup, **{"epochs": 3, "tuner/epochs": 3, "tuner/trial_id": "1"})
+    assert [r.status for r in (first, second, third)] == ["paused"] * 3
+    assert [row["share"] for row in first.history] == [1 / 3]
+    assert second.history == first.history  # its budget is not an epoch more
+    assert third.history[:1] == first.history  # to the millisecond: it was not done again
+    assert [row["share"] for row in third.history] == [1 / 3, 2 / 3]
+
+
+def test_trial_with_nothing_left_to_train_can_be_promoted(search_recipe, give, tmp_path):
+    asked = search_recipe(oracle="hyperband", recipe={"strategy": "linear_probe",
+                          "strategy_parameters": {}}, space={"batch_size": [8, 16]})  # fmt: skip
+    setup = Setup.of(open_search(asked, tmp_path / "s"))
+    first, _ = give(setup)
+    second, _ = give(setup, **{"tuner/epochs": 1, "tuner/trial_id": "0"})
+    assert first.status == second.status == "completed"
+    assert second.metrics["val_loss"] == first.metrics["val_loss"]
+
+
+def test_promoted_trial_whose_weights_are_gone_repeats_its_epochs_and_says_so(
+    search_recipe, give, tmp_path, monkeypatch, workbench
+):
+    reporter = Listening()
+    monkeypatch.setattr(workbench, "reporter", reporter)
+    setup = Setup.of(open_search(search_recipe(oracle="hyperband"), tmp_path / "s"))
+    first, _ = give(setup, **{"tuner/epochs": 1})
+    setup.folder.checkpoint_path("0").unlink()
+    second, _ = give(setup, **{"tuner/epochs": 2, "tuner/trial_id": "0"})
+    assert "trial 1: the weights of trial 0 are gone; its epochs are repeated." in reporter.said
+    assert second.history[0]["val_loss"] == first.history[0]["val_loss"]
+    assert len(second.history) == 2
+
+
+def test_repeated_trial_begins_anew_whatever_weights_are_in_its_folder(
+    finished, search_recipe, give, tmp_path
+):
+    asked = search_recipe(trials=4, oracle="random")
+    setup = Setup.of(open_search(asked, tmp_path / "s"))
+    other = finished.folder.checkpoint_path(finished.leaderboard[0].trial)
+    setup.folder.trial_path("0").mkdir(parents=True)
+    shutil.copyfile(other, setup.folder.checkpoint_path("0"))
+    result, _ = give(setup, learning_rate=1e-5)
+    assert result.history[0]["val_loss"] not in {
+        r.history[0]["val_loss"] for r in finished.leaderboard
+    }
+
+
+def test_trial_that_fails_leaves_no_weights_of_an_earlier_try(search_recipe, give, tmp_path):
+    asked = search_recipe(
+        recipe={"strategy": "full"}, space={"trainable": ["stage_98", "stage_99"]}
+    )
+    setup = Setup.of(open_search(asked, tmp_path / "s"))
+    Checkpoint(setup.folder.checkpoint_path("0")).save(TrainingState(epoch=1))
+    with pytest.raises(kt.errors.FailedTrialError, match="No layer matches"):
+        give(setup)
+    assert not setup.folder.checkpoint_path("0").exists()
+
+
+def test_trial_that_goes_on_is_not_pruned_by_what_it_did_itself(search_recipe, give, tmp_path):
+    setup = Setup.of(open_search(search_recipe(), tmp_path / "s"))
+    for name, status, accuracy in [
+        ("0", "completed", 1.1), ("2", "completed", 1.1), ("3", "completed", 1.1),
+        ("1", "stopped", 0.3),
+    ]:  # fmt: skip
+        rows = [{"share": share, "val_accuracy": accuracy} for share in (0.5, 1.0)]
+        metrics = {"val_accuracy": accuracy, "val_loss": 0.5}
+        setup.folder.write_result(Result(name, status, {}, metrics, history=rows))
+    give(setup)
+    result, _ = give(setup)
+    assert (result.trial, result.status, len(result.history)) == ("1", "completed", 2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "status", "reason"),
+    [
+        # What the probe offers is sound.
+        ("lpft", "completed", "the loss was not finite after epoch 1 of finetune"),
+        ("head", "failed", "Training diverged: the validation loss is not a finite number."),
+    ],
+)
+def test_diverged_trial_says_so_and_its_files_are_json(
+    strategy, status, reason, search_recipe, trials, tmp_path
+):
+    hot = {"strategy": strategy, "strategy_parameters": {"epochs": 2, "learning_rate": 1e20}}
+    (only,) = trials(search_recipe(recipe=hot, space={"dropout": [0.2, 0.5]}, trials=1))
+    assert only.status == status and only.reason.startswith(reason)
+    assert only.reason in describe(only, [only])
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    for path in (tmp_path / "s").rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_weights_of_all_but_the_best_trials_are_removed(
+    search_recipe, trials, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tfinetune.search.folder.KEPT_CHECKPOINTS", 1)
+    winner, *_ = trials(search_recipe(oracle="random"))
+    folder = SearchFolder.open(tmp_path / "s")
+    assert list(folder.path.rglob("checkpoint.npz")) == [folder.checkpoint_path(winner.trial)]
+    # One that time was up for goes on when the search does.
+    folder.write_result(Result("9", "stopped", {}, {"val_accuracy": 0.0, "val_loss": 9.0}))
+    folder.checkpoint_path("9").touch()
+    folder.drop_checkpoints()
+    assert folder.checkpoint_path("9").exists()
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(None, 1), (60, 1), (-1, 3)])
+def test_weights_that_hyperband_may_go_on_with_are_kept_while_more_time_may_be_given(
+    seconds, kept, search_recipe, workbench, tmp_path, monkeypatch, shipped
+):
+    monkeypatch.setattr("tfinetune.search.folder.KEPT_CHECKPOINTS", 1)
+    asked = search_recipe(oracle="hyperband")
+    folder = open_search(asked, tmp_path / "s")
+    folder.write_deadline(seconds and time.time() + seconds)
+    for name in "012":
+        metrics = {"val_accuracy": 0.5, "val_loss": 0.5}
+        folder.write_result(Result(name, "paused", {}, metrics))
+        asked.recipe.save(folder.trial_path(name) / "recipe.yaml")
+        Checkpoint(folder.checkpoint_path(name)).save(TrainingState(epoch=1))
+    finish(folder, workbench)
+    assert len(list(folder.path.rglob("checkpoint.npz"))) == kept
+    # Past a limit of time the winner trains no more; Hyperband may still go on with it.
+    assert (shipped[0].phase > 0) == (seconds is not None)
+    assert Checkpoint(folder.checkpoint_path("0")).load().phase == 0
+
+
+def test_finished_search_is_returned_as_it_is(finished, workbench, tmp_path):
+    shutil.copytree(finished.folder.path, tmp_path / "s")
+    (tmp_path / "s/best/notes.txt").write_text("mine")
+    again = run(None, tmp_path / "s", resume=True, workbench=workbench)
+    assert (tmp_path / "s/best/notes.txt").read_text() == "mine"
+    assert again.to_dict()["leaderboard"] == finished.to_dict()["leaderboard"]
+    assert again.best.metrics == finished.best.metrics
+
+
+def test_search_that_changed_makes_its_run_anew_and_says_so(
+    finished, workbench, tmp_path, shipped, monkeypatch
+):
+    shutil.copytree(finished.folder.path, tmp_path / "s")
+    folder, reporter = SearchFolder.open(tmp_path / "s"), Listening()
+    monkeypatch.setattr(workbench, "reporter", reporter)
+    folder.write_result(Result("4", "failed", {}, reason="no memory"))
+    finish(folder, workbench)
+    assert reporter.said[0] == f"The search went on: {folder.best_path} is made anew."
+    assert len(shipped) == 1 and not folder.best_path.exists()
+    assert len(json.loads(folder.leaderboard_path.read_text())) == 5
+
+
+def test_leaderboard_is_written_once_the_run_of_the_winner_is_there(
+    finished, workbench, tmp_path, shipped, monkeypatch
+):
+    shutil.copytree(finished.folder.path, tmp_path / "s")
+    folder = SearchFolder.open(tmp_path / "s")
+    folder.leaderboard_path.unlink()
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finish(folder, workbench)
+    assert not folder.leaderboard_path.exists()
+
+
+def test_pareto_front_of_a_search_is_of_its_objectives(finished):
+    one, other = finished.leaderboard[:2]
+    best = {"val_accuracy": 1.0, "val_loss": 0.0}
+    search = replace(finished, leaderboard=[replace(one, metrics=best), other])
+    assert search.pareto == search.leaderboard[:1]
+    assert search.to_dict()["pareto"] == [one.trial]
+
+
+def test_trial_that_trains_the_backbone_leaves_the_next_what_it_was(
+    search_recipe, world, trials, workbench
+):
+    strategy = {"strategy": "full", "strategy_parameters": {"epochs": 1, "learning_rate": 0.01}}
+    asked = search_recipe(recipe=strategy, space={"dropout": [0.2, 0.5]}, trials=1)
+    trials(asked)
+    shared = workbench.backbone(asked.recipe).model.get_weights()
+    for received, expected in zip(
+        shared, keras.models.load_model(world.backbone).get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(received, expected)
 
 
 def test_several_backbones_are_ranked_and_the_best_are_searched(
@@ -274,15 +595,16 @@ def test_folder_of_another_search_is_refused(finished, search_recipe):
         run(search_recipe(trials=9, oracle="random"), finished.folder.path, resume=True)
 
 
+def test_verdict_tells_of_a_soup_that_ships(finished):
+    metrics = {"shipped": "soup", "shipped_because": "soup ships: 90% on validation."}
+    said = replace(finished, best=SimpleNamespace(metrics=metrics)).verdict
+    assert said.endswith("The mean of its weights and those of others is kept: soup ships: 90% on "
+                         "validation.")  # fmt: skip
+
+
 def test_each_trial_says_what_it_gave_and_what_holds_for_all_is_said_once(
     search_recipe, world, tmp_path
 ):
-    class Listening(Reporter):
-        said: ClassVar[list[str]] = []
-
-        def say(self, sentence):
-            self.said.append(sentence)
-
     reporter = Listening()
     asked = search_recipe(trials=2, oracle="random", recipe={"class_weights": "always"})
     run_trials(open_search(asked, tmp_path / "s"), Workbench(FeatureCache(), reporter=reporter))

@@ -7,6 +7,7 @@ import pytest
 
 from tfinetune.errors import SearchError
 from tfinetune.search import SearchFolder, run
+from tfinetune.search.setup import prepare
 
 
 @pytest.fixture
@@ -46,3 +47,33 @@ def test_what_killed_writers_left_goes_but_not_what_workers_may_be_writing(folde
         path.touch()
     with folder.held():
         assert not any(path.exists() for path in left) and written.exists()
+
+
+def test_folder_of_a_search_that_had_no_trial_can_be_used_again(search_recipe, workbench, tmp_path):
+    nothing_held_out = search_recipe(recipe={"validation": 0})
+    with pytest.raises(SearchError, match="none are held out"):
+        run(nothing_held_out, tmp_path / "s", workbench=workbench)
+    first = SearchFolder.open(tmp_path / "s")
+    with first.held(), pytest.raises(SearchError, match="searched by another process"):
+        SearchFolder.create(first.path, search_recipe())
+    identity = first.identity()
+    again = SearchFolder.create(first.path, search_recipe())
+    assert again.recipe() == search_recipe() and again.identity() != identity
+    assert {path.name for path in again.path.iterdir()} == {"search.yaml", "identity.txt"}
+    again.trial_path("0").mkdir(parents=True)
+    with pytest.raises(SearchError, match="is not empty.*add --resume"):
+        SearchFolder.create(first.path, search_recipe())
+
+
+def test_photos_that_changed_since_the_search_began_are_noticed(prepared, workbench):
+    assert len(prepared.folder.photos_path.read_text()) == 64
+    prepare(prepared.folder, workbench)
+    prepared.folder.photos_path.write_text("of other photos")
+    with pytest.raises(SearchError, match="photos in .* changed since the search"):
+        prepare(prepared.folder, workbench)
+
+
+def test_time_below_zero_is_refused_before_the_folder_is_made(search_recipe, tmp_path):
+    with pytest.raises(SearchError, match="is 0 or more; got -1"):
+        run(search_recipe(), tmp_path / "s", max_time=-1)
+    assert not (tmp_path / "s").exists()

@@ -1,5 +1,7 @@
 """The report of a search, and what it says of trials that were made up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -133,12 +135,23 @@ def test_report_shows_every_trial_and_escapes_what_others_wrote(search_recipe, t
     folder = SearchFolder.create(tmp_path / "s", asked)
     board = rank_results(made_up(), "val_accuracy")
     board.append(Result("24", "failed", {}, reason="No layer matches '<script>'"))
-    write_search_report(folder, board)
+    write_search_report(folder, board, verdict(board, "val_accuracy"))
     page = folder.report_path.read_text()
     assert page.count("<tr") >= 25 and "<script" not in page
     assert "No layer matches &#39;&lt;script&gt;&#39;" in page
     assert 'id="pareto"' in page and 'id="importance"' in page and page.count("<svg") == 2
     assert f"Trial {board[0].trial} is the winner" in page
+
+
+def test_report_of_few_whole_trials_says_why_it_does_not_tell_what_mattered(
+    search_recipe, tmp_path
+):
+    folder = SearchFolder.create(tmp_path / "s", search_recipe(oracle="hyperband"))
+    board = [replace(r, status="completed" if i < 3 else "paused") for i, r in enumerate(made_up())]
+    write_search_report(folder, rank_results(board, "val_accuracy"), "Trial 0 is the winner.")
+    page = folder.report_path.read_text()
+    assert "from 8 trials on that were trained to the end; 3 of 24 were, for Hyperband" in page
+    assert 'id="importance"' not in page
 
 
 @pytest.mark.parametrize("count", [2, 24])

@@ -22,7 +22,15 @@ if TYPE_CHECKING:  # a real import would load TensorFlow
     from tfinetune.search import Search, SearchRecipe
 
 
+_OF_THE_CALL = (
+    *("source", "output", "resume", "max_time", "workers"),
+    *("chief", "worker", "trust", "as_json"),
+)
+"""What does not describe the search, and may be another each time that it goes on."""
+
+
 def command(
+    context: typer.Context,
     source: Annotated[Path | None, typer.Argument(help="Folder of photos, as for train.")] = None,
     backbones: Annotated[
         list[str] | None,
@@ -112,6 +120,11 @@ def command(
         raise typer.BadParameter("--worker needs --chief HOST:PORT, which gives it trials.")
     if source is None and not (resume or worker):
         raise typer.BadParameter("name a folder of photos, or --resume.")
+    if source is None and (ignored := _describing(context)):
+        raise typer.BadParameter(
+            "without a folder of photos the search in --output goes on as it was asked for: leave "
+            f"out {', '.join(ignored)}, or start a new search with another --output."
+        )
     fields = {
         "data": source and os.path.abspath(source),
         "weights": weights and absolute(weights),
@@ -162,6 +175,16 @@ def command(
             print_json(found.to_dict())
         else:
             show_search(found)
+
+
+def _describing(context: typer.Context) -> list[str]:
+    """Return the options that were given and describe the search."""
+    origin = context.get_parameter_source
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in _OF_THE_CALL and origin(option.name).name == "COMMANDLINE"
+    ]
 
 
 def _question(

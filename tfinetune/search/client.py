@@ -80,7 +80,7 @@ def run_worker(
     reach(address)
     setup = Setup.of(folder)
     workbench = Workbench(reporter=reporter)
-    workbench.tuner(setup.base, precisions=folder.precisions_path)
+    setup.read_photos(workbench)
     with _told(address, name):
         tuner = setup.tuner(workbench)
     tuner.oracle.stub = Patient(tuner.oracle.stub, address, search=folder.identity())

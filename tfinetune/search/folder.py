@@ -1,11 +1,12 @@
 """The folder of a search: what was asked, what every trial gave, and the run that won.
 
 search.yaml   ranking.json   trials/trial_*/{recipe.yaml,result.json,checkpoint.npz}
-leaderboard.json   report.html   precisions.json   log.txt   worker-*.txt   best/
-search.lock   identity.txt
+leaderboard.json   report.html   log.txt   worker-*.txt   best/
+identity.txt   photos.txt (their fingerprint)   precisions.json   deadline.json   search.lock
 """
 
 import json
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,23 +96,27 @@ class SearchFolder:
         self.path = Path(path)
         self.recipe_path = self.path / "search.yaml"
         self.identity_path = self.path / "identity.txt"
+        self.photos_path = self.path / "photos.txt"
         self.ranking_path = self.path / "ranking.json"
         self.precisions_path = self.path / "precisions.json"
         self.trials_path = self.path / "trials"
         self.leaderboard_path = self.path / "leaderboard.json"
         self.report_path = self.path / "report.html"
         self.deadline_path = self.path / "deadline.json"
+        self.lock_path = self.path / "search.lock"
         self.log_path = self.path / "log.txt"
         self.best_path = self.path / "best"
 
     @classmethod
     def create(cls, path: str | Path, recipe: SearchRecipe) -> "SearchFolder":
-        """Take a new or empty folder.
+        """Take a folder that is new, empty, or of a search that ended before its first trial.
 
         Raises:
-            SearchError: if there is something in it already, or it cannot be made.
+            SearchError: if there is something else in it, or it cannot be made.
         """
         folder = cls(path)
+        if folder.recipe_path.is_file() and not any(folder.trials_path.glob("trial_*")):
+            folder._clear()
         claim_folder(folder.path, resumable=folder.recipe_path, error_class=SearchError)
         write_text(folder.identity_path, uuid.uuid4().hex)
         write_text(folder.recipe_path, recipe.to_yaml())
@@ -161,7 +166,7 @@ class SearchFolder:
             SearchError: if another process searches here.
             StorageError: if the folder cannot be written.
         """
-        lock = FileLock(self.path / "search.lock")
+        lock = FileLock(self.lock_path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -188,6 +193,30 @@ class SearchFolder:
         if not isinstance(fields, dict):
             raise SearchError(f"{self.recipe_path} is not a search.")
         return SearchRecipe(**fields)
+
+    def _clear(self) -> None:
+        """Remove what a search leaves that had no trial."""
+        with self.held():
+            shutil.rmtree(self.trials_path, ignore_errors=True)
+            own = (self.recipe_path, self.identity_path, self.photos_path, self.ranking_path)
+            for path in (*own, self.deadline_path, self.log_path, *self.path.glob("worker-*.txt")):
+                path.unlink(missing_ok=True)
+        self.lock_path.unlink(missing_ok=True)
+
+    def check_photos(self, fingerprint: str) -> None:
+        """Keep the fingerprint of the photos, or compare it with the one that is kept.
+
+        Raises:
+            SearchError: if they changed since the search began.
+        """
+        if not self.photos_path.is_file():
+            write_text(self.photos_path, fingerprint)
+        elif self.photos_path.read_text(encoding="utf-8") != fingerprint:
+            raise SearchError(
+                f"The photos in {self.recipe().recipe.data} changed since the search in "
+                f"{self.path} began, so that its trials cannot be compared. Put them back, or "
+                "start a new search with another --output."
+            )
 
     def identity(self) -> str:
         """Return what tells this search from all others, on whatever machine it is looked at."""
@@ -232,9 +261,10 @@ class SearchFolder:
         return rank_results(self.results(), *asked.objectives, margin=asked.margin)
 
     def drop_checkpoints(self) -> None:
-        """Remove the weights of all but the best trials."""
+        """Remove the weights of all but the best trials and those that time was up for."""
         for result in self.leaderboard()[KEPT_CHECKPOINTS:]:
-            self.checkpoint_path(result.trial).unlink(missing_ok=True)
+            if result.status != "stopped":  # else it goes on when the search does
+                self.checkpoint_path(result.trial).unlink(missing_ok=True)
 
 
 def _read_result(path: Path) -> Result:

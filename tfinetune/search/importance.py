@@ -28,7 +28,7 @@ def importance(results: Sequence[Result], objective: str, *, seed: int = 0) -> d
         Shares that sum to 1, the largest first; none where there are too few trials, nothing varies
         or nothing matters.
     """
-    whole = [result for result in results if result.status == "completed"]
+    whole = trained_to_the_end(results)
     columns = {
         name: column
         for name in dict.fromkeys(name for result in whole for name in result.values)
@@ -46,6 +46,11 @@ def importance(results: Sequence[Result], objective: str, *, seed: int = 0) -> d
     order = np.argsort(-means, kind="stable")
     names = list(columns)
     return {names[index]: float(means[index] / means.sum()) for index in order}
+
+
+def trained_to_the_end(results: Sequence[Result]) -> list[Result]:
+    """Return the results that can be held against each other: others had fewer epochs."""
+    return [result for result in results if result.status == "completed"]
 
 
 def encode(values: Sequence[Any]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The search from question to winner. What the command and scripts call."""
 
+import json
 import shutil
 import time
 from contextlib import ExitStack
@@ -11,15 +12,15 @@ from tfinetune import workflow
 from tfinetune.errors import SearchError
 from tfinetune.recipe import Recipe
 from tfinetune.reporting import Reporter
+from tfinetune.runs import RunFolder
 from tfinetune.search.folder import SearchFolder, SearchRecipe
 from tfinetune.search.leaderboard import Result, pareto_front, verdict
 from tfinetune.search.ranking import Ranked
 from tfinetune.search.report import write_search_report
 from tfinetune.search.service import LOOPBACK, run_chief
 from tfinetune.search.setup import prepare, read_ranking
-from tfinetune.search.soup import add_soup
+from tfinetune.search.soup import SOUP, add_soup
 from tfinetune.search.space import Space
-from tfinetune.search.tuner import settle
 from tfinetune.search.workbench import Workbench
 from tfinetune.security.saved_model import is_trusting, trusting
 from tfinetune.storage import write_json
@@ -50,8 +51,12 @@ class Search:
 
     @property
     def verdict(self) -> str:
-        """A sentence that says whether the winner is better than the default recipe."""
-        return verdict(self.leaderboard, self.folder.recipe().objectives[0])
+        """Whether the winner is better than the default recipe, and whether a soup ships for it."""
+        said = verdict(self.leaderboard, self.folder.recipe().objectives[0])
+        if self.best.metrics["shipped"] != SOUP:
+            return said
+        because = self.best.metrics["shipped_because"].removesuffix(".")
+        return f"{said} The mean of its weights and those of others is kept: {because}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON takes, without the epochs of each trial."""
@@ -88,8 +93,11 @@ def run(
         search: what to do; None, when resuming, goes on with what was asked then.
         output: folder of the search; new or empty, unless resuming.
         resume: go on with a search that was interrupted, or that may take more time. Trials that
-            have ended stay as they are; one that was running is repeated.
-        max_time: seconds after which no epoch is started in any trial.
+            have ended stay as they are; one that was running is repeated, and one that time was up
+            for goes on. A search in which nothing changes is returned as it is; where something
+            does, `output/best` is made anew.
+        max_time: seconds after which no epoch is started. A winner that time was up for, or that
+            Hyperband paused, then ships as it is; without a limit it is trained to its end.
         workers: processes that train trials at the same time. With one, the same seed gives the
             same trials and results.
         chief: `HOST:PORT` to give trials out at, for `tfinetune search --worker` on this and other
@@ -110,6 +118,8 @@ def run(
     """
     if workers < (0 if chief else 1):
         raise SearchError(f"A search needs a worker; got workers={workers}. Give 1 or more.")
+    if max_time is not None and max_time < 0:
+        raise SearchError(f"The time that a search may take is 0 or more; got {max_time:g}.")
     with reporter or Reporter() as reporter, trusting(trust), ExitStack() as stack:
         folder = open_search(search, output, resume=resume, reporter=reporter)
         stack.enter_context(folder.held())
@@ -142,11 +152,21 @@ def finish(folder: SearchFolder, workbench: Workbench) -> Search:
     if not leaderboard or leaderboard[0].status == "failed":
         reasons = "; ".join(f"trial {r.trial}: {r.reason}" for r in leaderboard[:3])
         raise SearchError(f"No trial succeeded. {reasons or 'None was started in time.'}")
-    folder.drop_checkpoints()
-    write_json(folder.leaderboard_path, [_without_history(result) for result in leaderboard])
-    write_search_report(folder, leaderboard)
-    best = _train_best(folder, leaderboard, workbench)
-    return Search(folder, leaderboard, best, read_ranking(folder))
+    deadline = folder.deadline()
+    if deadline is None or time.time() < deadline:  # else trials may go on, with more time
+        folder.drop_checkpoints()
+    board = [_without_history(result) for result in leaderboard]
+    best = RunFolder(folder.best_path)
+    ranking = read_ranking(folder)
+    if best.finished and _written_board(folder) == board:
+        workbench.reporter.say(f"The search in {folder.path} is finished already.")
+        return Search(folder, leaderboard, workflow.Run(best, trust=is_trusting()), ranking)
+    if best.finished:
+        workbench.reporter.say(f"The search went on: {best.path} is made anew.")
+    found = Search(folder, leaderboard, _train_best(folder, leaderboard, workbench), ranking)
+    write_search_report(folder, leaderboard, found.verdict)
+    write_json(folder.leaderboard_path, board)  # last: it says that `best` is of these trials
+    return found
 
 
 def open_search(
@@ -177,18 +197,24 @@ def open_search(
     return SearchFolder.create(output, search)
 
 
+def _written_board(folder: SearchFolder) -> list[dict[str, Any]] | None:
+    if not folder.leaderboard_path.is_file():
+        return None
+    return json.loads(folder.leaderboard_path.read_text(encoding="utf-8"))
+
+
 def _train_best(
     folder: SearchFolder, leaderboard: list[Result], workbench: Workbench
 ) -> workflow.Run:
     winner = leaderboard[0]
-    is_over = folder.deadline() is not None and time.time() >= folder.deadline()
-    if winner.status == "paused" and is_over:
-        _settle(folder.checkpoint_path(winner.trial))
     recipe = Recipe.load(folder.trial_path(winner.trial) / "recipe.yaml")
     checkpoint = add_soup(folder, leaderboard, workbench)
+    unfinished = winner.status in ("stopped", "paused")
+    if checkpoint and unfinished and folder.deadline() is not None:
+        checkpoint = _settled(checkpoint)
     path = folder.best_path
     if path.exists():
-        shutil.rmtree(path)  # of a shorter search
+        shutil.rmtree(path)
     return workflow.train(
         recipe,
         path,
@@ -199,11 +225,13 @@ def _train_best(
     )
 
 
-def _settle(path: Path) -> None:
-    checkpoint = Checkpoint(path)
-    if (state := checkpoint.load()) is not None:
-        settle(state)
-        checkpoint.save(state)
+def _settled(checkpoint: Path) -> Path:
+    """Write what a checkpoint offers so far beside it; the trial itself may still go on."""
+    state = Checkpoint(checkpoint).load()
+    state.settle()
+    path = checkpoint.with_name("settled.npz")
+    Checkpoint(path).save(state)
+    return path
 
 
 def _without_history(result: Result) -> dict[str, Any]:

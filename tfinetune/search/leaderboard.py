@@ -22,7 +22,7 @@ class Result:
         seconds: that the trial took.
         history: a row for every epoch.
         examples: that validation counted.
-        reason: why it failed.
+        reason: why it failed, or how its training went wrong.
     """
 
     trial: str
@@ -120,14 +120,14 @@ def pareto_front(results: Sequence[Result], objectives: Sequence[str]) -> list[R
 
 
 def describe(result: Result, results: Sequence[Result]) -> str:
-    """Say in what a trial differs from the first of all, the default recipe; or why it failed."""
+    """Say in what a trial differs from the first of all, the default recipe, or what went wrong."""
     if result.status == "failed":
         return result.reason
     first = default_of(results)
     default = first.values if first else {}
     changed = {name: v for name, v in result.values.items() if v != default.get(name)}
     told = ", ".join(f"{name} {short(value)}" for name, value in changed.items())
-    return told or "the default recipe"
+    return "; ".join(filter(None, [told or "the default recipe", result.reason]))
 
 
 def short(value: Any) -> str:

@@ -4,7 +4,7 @@ import functools
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,16 @@ class Durable:
         running = [name for name, trial in self.trials.items() if trial.status == "RUNNING"]
         self._retry_queue = running[::-1]  # it is taken from the end
         self.end_order = [name for name in self.start_order if name not in running]
+
+    def line_up(self, names: Collection[str]) -> None:
+        """Let trials that ended be given out again, in the order of their ids."""
+        for name in names:
+            trial = self.trials[name]
+            trial.status, trial.score = "RUNNING", None
+            trial.metrics = type(trial.metrics)()  # it would take the mean of then and now
+            self._run_times[name] = 0
+        self.end_order = [name for name in self.end_order if name not in names]
+        self._retry_queue = sorted({*self._retry_queue, *names}, reverse=True)  # taken from the end
 
 
 class RandomOracle(Durable, oracles.RandomSearchOracle):

@@ -10,24 +10,24 @@ from markupsafe import Markup
 from tfinetune.evaluation import formatting
 from tfinetune.search.charts import learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
-from tfinetune.search.importance import importance
+from tfinetune.search.importance import ENOUGH, importance, trained_to_the_end
 from tfinetune.search.leaderboard import (
     Result,
     default_of,
     describe,
     pareto_front,
-    verdict,
 )
 from tfinetune.search.setup import read_ranking
 from tfinetune.storage import write_text
 
 
-def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> None:
+def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result], verdict: str) -> None:
     """Write `report.html` of a search whose trials have ended.
 
     Args:
         folder: of the search.
         leaderboard: results, the winner first, the failed last.
+        verdict: of the winner, the headline.
     """
     search = folder.recipe()
     good = [result for result in leaderboard if result.status != "failed"]
@@ -46,10 +46,12 @@ def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result]) -> 
         search=search,
         leaderboard=leaderboard,
         default=default_of(leaderboard),
-        verdict=verdict(leaderboard, first),
+        verdict=verdict,
         ranking=read_ranking(folder),
         front=pareto_front(good, search.objectives) if others else [],
         importance=importance(good, first, seed=search.recipe.seed),
+        whole=len(trained_to_the_end(good)),
+        enough=ENOUGH,
         parallel=Markup(parallel_coordinates(good, first)) if len(good) > 1 else None,
         curves=Markup(learning_curves(good)) if any(r.history for r in good) else None,
         told={result.trial: describe(result, leaderboard) for result in leaderboard},

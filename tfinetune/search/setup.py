@@ -58,9 +58,19 @@ class Setup:
         return cls(folder, space, base, oracle, max(1, epochs))
 
     def start_oracle(self) -> None:
-        """Let the oracle go on where it was."""
+        """Let the oracle go on where it was, first of all with trials that time was up for."""
         if Path(self.oracle._get_oracle_fname()).is_file():
             self.oracle.reload()
+            self.oracle.line_up([r.trial for r in self.folder.results() if r.status == "stopped"])
+
+    def read_photos(self, workbench: Workbench) -> None:
+        """Open the first backbone and read the photos, which are those that the search began with.
+
+        Raises:
+            SearchError: if no trial could use them, or they changed.
+        """
+        _, splits = workbench.tuner(self.base, precisions=self.folder.precisions_path)
+        self.folder.check_photos(splits.spec.fingerprint)
 
     def tuner(self, workbench: Workbench) -> RecipeTuner:
         """Return what runs trials in this process."""
@@ -85,7 +95,7 @@ def prepare(folder: SearchFolder, workbench: Workbench) -> Setup:
             if row not in kept:
                 workbench.reporter.say(f"{row.backbone} is not searched over: {_why_not(row)}.")
     setup = Setup.of(folder)
-    workbench.tuner(setup.base, precisions=folder.precisions_path)
+    setup.read_photos(workbench)
     return setup
 
 

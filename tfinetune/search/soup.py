@@ -17,6 +17,9 @@ from tfinetune.workflow.prepare import backbone_key
 
 Weights = list[np.ndarray]
 
+SOUP = "soup"
+"""Name of the candidate among those that a run chooses from."""
+
 HEAD_FIELDS = ("head_units", "head_activation")
 """Fields of a recipe that decide the shape of its head."""
 
@@ -95,7 +98,7 @@ def _floats(weights: Weights) -> Weights:
 
 def _evaluate(tuner: FineTuner, split: Split, weights: Weights) -> Candidate:
     tuner.assembly.set_weights(weights)
-    return Candidate("soup", weights, *accuracy_and_loss(tuner.logits(split), split))
+    return Candidate(SOUP, weights, *accuracy_and_loss(tuner.logits(split), split))
 
 
 def _recipe(folder: SearchFolder, result: Result) -> Recipe:

@@ -5,31 +5,27 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import keras_tuner as kt
-import numpy as np
 
-from tfinetune.errors import reason_of
+from tfinetune.errors import TrainingError, reason_of
 from tfinetune.evaluation.formatting import duration
-from tfinetune.finetuner import FineTuner
-from tfinetune.inference import constant_function
+from tfinetune.inference import latency_ms
 from tfinetune.recipe import Recipe
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.leaderboard import Result, short
-from tfinetune.search.oracles import Durable, varied
+from tfinetune.search.oracles import OBJECTIVES, Durable, varied
 from tfinetune.search.pruning import is_hopeless
 from tfinetune.search.space import Space
 from tfinetune.search.workbench import Workbench
 from tfinetune.storage import remove_partials
-from tfinetune.training import Checkpoint
+from tfinetune.training import Candidate, Checkpoint
 from tfinetune.training.checkpoint import TrainingState
 from tfinetune.training.runner import choose
 from tfinetune.training.strategies import build_strategy
-
-PAST_THE_LAST = 10**6
-"""A phase that no strategy gets to."""
 
 
 class TrialEnded(Exception):
@@ -46,9 +42,20 @@ class TrialEnded(Exception):
 
 class HeldCheckpoint(Checkpoint):
     """A checkpoint that is in memory until `write`: an epoch on cached features is faster than a
-    disk."""
+    disk.
 
-    state: TrainingState | None = None
+    Args:
+        path: where it is written.
+        start: what training goes on from; None begins anew, whatever is at the path.
+    """
+
+    def __init__(self, path: Path, *, start: TrainingState | None = None) -> None:
+        super().__init__(path)
+        self.state = start
+
+    def load(self) -> TrainingState | None:
+        """Return what is held."""
+        return self.state
 
     def save(self, state: TrainingState) -> None:
         """Hold the state."""
@@ -56,8 +63,7 @@ class HeldCheckpoint(Checkpoint):
 
     def write(self) -> None:
         """Write what is held."""
-        if self.state is not None:
-            super().save(self.state)
+        super().save(self.state)
 
 
 @dataclass(frozen=True)
@@ -80,17 +86,22 @@ class Watch:
         """Raise `TrialEnded` if it does not."""
         if len(history) >= self.epochs:
             return
-        if self.deadline is not None and time.time() >= self.deadline:
-            raise TrialEnded("stopped")
         if len(history) >= self.budget:
             raise TrialEnded("paused")
-        if self.others is not None and is_hopeless(self.shares(history), self.others):
+        if self.others is not None and is_hopeless(self.rows(history), self.others):
             raise TrialEnded("pruned")
+        if self.deadline is not None and time.time() >= self.deadline:
+            raise TrialEnded("stopped")
 
-    def shares(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the rows with `share`, the part of all epochs that is done after each."""
+    def rows(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows as JSON takes them, None where a number is not finite.
+
+        Each has its `share`, the part of all epochs that is done after it.
+        """
         return [
-            {**row, "share": number / self.epochs} for number, row in enumerate(history, start=1)
+            {name: value if _is_finite(value) else None for name, value in row.items()}
+            | {"share": number / self.epochs}
+            for number, row in enumerate(history, start=1)
         ]
 
 
@@ -155,16 +166,31 @@ class RecipeTuner(kt.Tuner):
         """
         # On its way between processes KerasTuner adds values whose conditions do not hold.
         trial.hyperparameters.ensure_active_values()
-        objective = self._search.objectives[0]
         # A search that was killed between a result and the oracle's record has it already.
-        result = self._folder.result(trial.trial_id) or self._run(trial)
+        result = self._folder.result(trial.trial_id)
+        if result is None or result.status == "stopped":
+            result = self._run(trial, earlier=result.seconds if result else 0.0)
         if result.status == "failed":
             raise kt.errors.FailedTrialError(result.reason)
-        return {objective: result.metrics[objective]}
+        return {self._search.objectives[0]: self._score(result)}
 
-    def _run(self, trial: Any) -> Result:
+    def _score(self, result: Result) -> float:
+        """Return what the oracle compares a trial by."""
+        objective = self._search.objectives[0]
+        judged_by_epochs = self._search.oracle == "hyperband" and objective.startswith("val_")
+        if not (judged_by_epochs and result.history):
+            return result.metrics[objective]
+        # What a probe offers before the first epoch does not tell how training goes on, and is the
+        # same for most trials.
+        reached = [row[objective] for row in result.history if None not in row.values()]
+        if not reached:
+            raise kt.errors.FailedTrialError(result.reason)
+        return max(reached) if OBJECTIVES[objective] == "max" else min(reached)
+
+    def _run(self, trial: Any, *, earlier: float) -> Result:
+        """Train; `earlier` are the seconds that the trial took before time was up within it."""
         keras.config.set_dtype_policy(self._policy)
-        started = time.monotonic()
+        started = time.monotonic() - earlier
         self.running = trial.trial_id
         name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
         values = varied(drawn)
@@ -177,6 +203,7 @@ class RecipeTuner(kt.Tuner):
             seconds = time.monotonic() - started
             failed = Result(name, "failed", values, seconds=seconds, reason=reason)
             self._folder.write_result(failed)
+            self._folder.checkpoint_path(name).unlink(missing_ok=True)
             self._workbench.reporter.say(f"trial {name}: failed. {reason}")
             raise kt.errors.FailedTrialError(reason) from error
         finally:
@@ -196,19 +223,19 @@ class RecipeTuner(kt.Tuner):
 
     def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
         """Return what the `Result` of a trial holds beside its values; keep its weights."""
-        folder, path = self._folder, self._folder.checkpoint_path(name)
-        path.unlink(missing_ok=True)  # a repeated trial starts anew
-        checkpoint = HeldCheckpoint(path)
-        if "tuner/trial_id" in drawn:
-            checkpoint.path = folder.checkpoint_path(drawn["tuner/trial_id"])
-        tuner, splits = self._workbench.tuner(recipe, precisions=folder.precisions_path)
+        precisions = self._folder.precisions_path
+        tuner, splits = self._workbench.tuner(recipe, precisions=precisions)
         recipe = recipe.replace(precision=tuner.precision.name)
-        recipe.save(folder.trial_path(name) / "recipe.yaml")
+        recipe.save(self._folder.trial_path(name) / "recipe.yaml")
         strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
         watch = self._watch(name, sum(phase.epochs for phase in tuner.phases(strategy)), drawn)
         self._workbench.reporter.say(f"trial {name}: {_describe(drawn)}")
+        start = self._start(name, drawn)
+        checkpoint = HeldCheckpoint(self._folder.checkpoint_path(name), start=start)
         status = "completed"
         try:
+            if start is not None:
+                watch(start.history)  # a budget may be less than an epoch more
             tuner.fit(
                 splits,
                 strategy,
@@ -222,10 +249,9 @@ class RecipeTuner(kt.Tuner):
         except TrialEnded as ended:
             status = ended.status
         state = checkpoint.state
-        best = choose([*state.candidates, *([state.best] if state.best else [])])
-        if status in ("stopped", "pruned"):
-            settle(state)
-        checkpoint.path = path
+        best = _best(state)
+        if status == "pruned":
+            state.settle()
         checkpoint.write()
         metrics = {
             "val_accuracy": best.accuracy,
@@ -233,13 +259,32 @@ class RecipeTuner(kt.Tuner):
             "parameters": float(tuner.model.count_params()),
         }
         if "latency_ms" in self._search.objectives:
-            metrics["latency_ms"] = latency_ms(tuner)
+            metrics["latency_ms"] = latency_ms(tuner.model)
+        history = watch.rows(state.history)
         return {
             "status": status,
             "metrics": metrics,
-            "history": watch.shares(state.history),
+            "history": history,
             "examples": len(splits.validation),
+            "reason": _divergence(history),
         }
+
+    def _start(self, name: str, drawn: dict[str, Any]) -> TrainingState | None:
+        """Return where a trial goes on from: its own weights if time was up within it, or those of
+        the trial that Hyperband promotes."""
+        if self._folder.result(name) is not None:
+            state = Checkpoint(self._folder.checkpoint_path(name)).load()
+            if state is not None:
+                return state
+        if "tuner/trial_id" not in drawn:
+            return None
+        parent = drawn["tuner/trial_id"]
+        state = Checkpoint(self._folder.checkpoint_path(parent)).load()
+        if state is None:
+            self._workbench.reporter.say(
+                f"trial {name}: the weights of trial {parent} are gone; its epochs are repeated."
+            )
+        return state
 
     def _watch(self, name: str, epochs: int, drawn: dict[str, Any]) -> Watch:
         budget = epochs
@@ -248,32 +293,37 @@ class RecipeTuner(kt.Tuner):
         search = self._search
         others = None
         if search.prune and search.oracle != "hyperband" and int(name) > 0:
-            others = [result.history for result in self._folder.results() if result.history]
+            results = self._folder.results()
+            others = [r.history for r in results if r.history and r.trial != name]
         return Watch(epochs, budget, self._folder.deadline(), others)
-
-
-def settle(state: TrainingState) -> None:
-    """Make an unfinished state one that offers what it has so far, and trains no more."""
-    if state.best is not None:
-        state.candidates.append(state.best)
-        state.weights = state.best.weights
-    state.phase, state.epoch, state.best, state.optimizer = PAST_THE_LAST, 0, None, []
-
-
-def latency_ms(tuner: FineTuner, *, repeats: int = 15) -> float:
-    """Return the median milliseconds that the model takes for one example."""
-    function = constant_function(tuner.model)
-    batch = keras.tree.map_structure(
-        lambda t: np.zeros((1, *(size or 1 for size in t.shape[1:])), t.dtype), tuner.model.input
-    )
-    function(batch)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        keras.tree.map_structure(keras.ops.convert_to_numpy, function(batch))
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
 
 
 def _describe(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
+
+
+def _best(state: TrainingState) -> Candidate:
+    """Return what a trial would ship.
+
+    Raises:
+        TrainingError: if it diverged before it had anything.
+    """
+    best = choose(state.offers)
+    if not math.isfinite(best.loss):
+        raise TrainingError(
+            "Training diverged: the validation loss is not a finite number. Lower the learning "
+            "rate (--set learning_rate=1e-4)."
+        )
+    return best
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _divergence(history: list[dict[str, Any]]) -> str:
+    """Say after which epoch numbers were no longer finite; nothing if they always were."""
+    for row in history:
+        if None in row.values():
+            return f"the loss was not finite after epoch {row['epoch']} of {row['phase']}"
+    return ""

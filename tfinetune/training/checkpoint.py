@@ -13,6 +13,9 @@ from tfinetune.storage import atomic_path
 
 Arrays = list[np.ndarray]
 
+_PAST_THE_LAST = 10**6
+"""A phase that no strategy gets to."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -55,6 +58,18 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def offers(self) -> list[Candidate]:
+        """What may ship if no more is trained: of finished phases, and the best of this one."""
+        return [*self.candidates, *([self.best] if self.best else [])]
+
+    def settle(self) -> None:
+        """Train no more: offer what there is so far."""
+        if self.best is not None:
+            self.weights = self.best.weights
+        self.candidates = self.offers
+        self.phase, self.epoch, self.best, self.optimizer = _PAST_THE_LAST, 0, None, []
+
     def add_seconds(self, phase: str, seconds: float) -> None:
         """Book time under a phase."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
@@ -69,9 +84,8 @@ class Checkpoint:
     def save(self, state: TrainingState) -> None:
         """Write the state; a reader finds the previous one or this one."""
         arrays: dict[str, np.ndarray] = {}
-        candidates = [*state.candidates, *([state.best] if state.best else [])]
         described = []
-        for index, candidate in enumerate(candidates):
+        for index, candidate in enumerate(state.offers):
             _pack(arrays, f"candidate{index}", candidate.weights)
             described.append(
                 {
