@@ -66,6 +66,8 @@ def test_worker_that_is_killed_is_replaced_and_its_trial_given_out_again(
     run_chief(folder, workers=2, reporter=reporter)
     thread.join()
     assert "A worker ended with code -9: trial 0 is given out again." in reporter.said
+    told = [said for said in reporter.said if said.startswith("trial ")]
+    assert len(told) == 5 and all(", val_accuracy " in said for said in told)
     by_trial = {r.trial: r for r in folder.leaderboard()}
     epochs = {trial: (r.status, len(r.history)) for trial, r in sorted(by_trial.items())}
     # The best of the first round of three goes on, whichever worker paused it.

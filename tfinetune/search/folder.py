@@ -198,9 +198,9 @@ class SearchFolder:
         """Remove what a search leaves that had no trial."""
         with self.held():
             shutil.rmtree(self.trials_path, ignore_errors=True)
-            own = (self.recipe_path, self.identity_path, self.photos_path, self.ranking_path)
-            for path in (*own, self.deadline_path, self.log_path, *self.path.glob("worker-*.txt")):
-                path.unlink(missing_ok=True)
+            own = ("*.yaml", "*.json", "*.json.lock", "*.txt")
+            for path in [path for pattern in own for path in self.path.glob(pattern)]:
+                path.unlink()
         self.lock_path.unlink(missing_ok=True)
 
     def check_photos(self, fingerprint: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfinetune.evaluation.formatting import duration
 from tfinetune.search.oracles import OBJECTIVES
 
 
@@ -128,6 +129,14 @@ def describe(result: Result, results: Sequence[Result]) -> str:
     changed = {name: v for name, v in result.values.items() if v != default.get(name)}
     told = ", ".join(f"{name} {short(value)}" for name, value in changed.items())
     return "; ".join(filter(None, [told or "the default recipe", result.reason]))
+
+
+def outcome(result: Result, objective: str) -> str:
+    """Say in a line what a trial gave."""
+    if result.status == "failed":
+        return f"trial {result.trial}: failed. {result.reason}"
+    reached = f"{objective} {short(result.metrics[objective])}"
+    return f"trial {result.trial}: {result.status}, {reached} after {duration(result.seconds)}"
 
 
 def short(value: Any) -> str:

@@ -25,7 +25,7 @@ from tfinetune.errors import SearchError
 from tfinetune.reporting import Reporter
 from tfinetune.search.client import SEARCH, SIGN_SECONDS, split_address
 from tfinetune.search.folder import SearchFolder
-from tfinetune.search.leaderboard import Result
+from tfinetune.search.leaderboard import Result, outcome
 from tfinetune.search.oracles import MOST_LOSSES, Durable, varied
 from tfinetune.search.setup import Setup
 from tfinetune.security.saved_model import is_trusting
@@ -147,7 +147,7 @@ def run_chief(
         folder: of a search whose backbones are chosen.
         workers: processes to start here.
         address: `HOST:PORT` to listen at.
-        reporter: told of workers that die.
+        reporter: told of trials that end and of workers that die.
 
     Raises:
         SearchError: if workers cannot start.
@@ -155,18 +155,28 @@ def run_chief(
     reporter = reporter or Reporter()
     setup = Setup.of(folder)
     setup.start_oracle()
+    told = set(setup.oracle.end_order)
+
+    def tell() -> None:
+        for trial in setup.oracle.end_order.copy():
+            if trial not in told and (result := folder.result(trial)):
+                told.add(trial)
+                reporter.say(outcome(result, folder.recipe().objectives[0]))
+
     with serve(setup.oracle, address, folder.identity()) as (bound, listener):
         reporter.say(f"The chief of the search listens at {bound}.")
         crew = Crew(setup, listener, bound, reporter=reporter)
         try:
             crew.start(workers)
             while crew.tend() or listener.is_needed():
+                tell()
                 for name in listener.silent():
                     if fate := take_back(setup, name):
                         reporter.say(f"Nothing was heard of {name} any more: {fate}.")
                 if workers and setup.oracle.is_waiting and not crew.is_busy:
                     crew.start(1)  # its own have gone home, and others took a trial with them
                 time.sleep(POLL_SECONDS)
+            tell()
         finally:
             crew.stop()
 

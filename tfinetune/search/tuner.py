@@ -12,11 +12,10 @@ import keras
 import keras_tuner as kt
 
 from tfinetune.errors import TrainingError, reason_of
-from tfinetune.evaluation.formatting import duration
 from tfinetune.inference import latency_ms
 from tfinetune.recipe import Recipe
 from tfinetune.search.folder import SearchFolder
-from tfinetune.search.leaderboard import Result, short
+from tfinetune.search.leaderboard import Result, outcome, short
 from tfinetune.search.oracles import OBJECTIVES, Durable, varied
 from tfinetune.search.pruning import is_hopeless
 from tfinetune.search.space import Space
@@ -190,7 +189,7 @@ class RecipeTuner(kt.Tuner):
     def _run(self, trial: Any, *, earlier: float) -> Result:
         """Train; `earlier` are the seconds that the trial took before time was up within it."""
         keras.config.set_dtype_policy(self._policy)
-        started = time.monotonic() - earlier
+        started, objective = time.monotonic() - earlier, self._search.objectives[0]
         self.running = trial.trial_id
         name, drawn = trial.trial_id, dict(trial.hyperparameters.values)
         values = varied(drawn)
@@ -204,7 +203,7 @@ class RecipeTuner(kt.Tuner):
             failed = Result(name, "failed", values, seconds=seconds, reason=reason)
             self._folder.write_result(failed)
             self._folder.checkpoint_path(name).unlink(missing_ok=True)
-            self._workbench.reporter.say(f"trial {name}: failed. {reason}")
+            self._workbench.reporter.say(outcome(failed, objective))
             raise kt.errors.FailedTrialError(reason) from error
         finally:
             self.running = None
@@ -214,11 +213,7 @@ class RecipeTuner(kt.Tuner):
         self._folder.write_result(result)
         if self._search.oracle != "hyperband":  # it may go on with any
             self._folder.drop_checkpoints()
-        objective = self._search.objectives[0]
-        self._workbench.reporter.say(
-            f"trial {name}: {result.status}, {objective} {short(result.metrics[objective])} "
-            f"after {duration(result.seconds)}"
-        )
+        self._workbench.reporter.say(outcome(result, objective))
         return result
 
     def _train(self, name: str, recipe: Recipe, drawn: dict[str, Any]) -> dict[str, Any]:
