@@ -569,7 +569,8 @@ def test_several_objectives_are_measured_and_the_first_decides(search_recipe, tr
     board = trials(asked)
     losses = [r.metrics["val_loss"] for r in board]
     assert losses == sorted(losses)
-    assert all(r.metrics["latency_ms"] > 0 for r in board)
+    (latency,) = {r.metrics["latency_ms"] for r in board}  # rate and dropout do not change it
+    assert latency > 0
 
 
 def test_impossible_questions_are_refused_and_leave_nothing(search_recipe, workbench, tmp_path):

@@ -11,13 +11,13 @@ import tfinetune as ft
 from tfinetune.errors import BackboneError
 from tfinetune.reporting import Reporter
 from tfinetune.search.job import open_search, run_trials
-from tfinetune.search.soup import HEAD_FIELDS
 from tfinetune.search.workbench import Workbench
 from tfinetune.storage import write_json
 from tfinetune.training import FeatureCache
 from tfinetune.training.precision import Precision
 from tfinetune.workflow.prepare import (
     BACKBONE_FIELDS,
+    HEAD_FIELDS,
     PHOTO_FIELDS,
     backbone_key,
     cut,

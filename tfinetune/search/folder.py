@@ -2,7 +2,8 @@
 
 search.yaml   ranking.json   trials/trial_*/{recipe.yaml,result.json,checkpoint.npz}
 leaderboard.json   report.html   log.txt   worker-*.txt   best/
-identity.txt   photos.txt (their fingerprint)   precisions.json   deadline.json   search.lock
+identity.txt   photos.txt (their fingerprint)   precisions.json   latencies.json
+deadline.json   search.lock
 """
 
 import json
@@ -99,6 +100,7 @@ class SearchFolder:
         self.photos_path = self.path / "photos.txt"
         self.ranking_path = self.path / "ranking.json"
         self.precisions_path = self.path / "precisions.json"
+        self.latencies_path = self.path / "latencies.json"
         self.trials_path = self.path / "trials"
         self.leaderboard_path = self.path / "leaderboard.json"
         self.report_path = self.path / "report.html"

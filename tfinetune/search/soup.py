@@ -13,15 +13,12 @@ from tfinetune.search.leaderboard import Result, standard_error
 from tfinetune.search.workbench import Workbench
 from tfinetune.training import Candidate, Checkpoint
 from tfinetune.training.runner import accuracy_and_loss, choose
-from tfinetune.workflow.prepare import backbone_key
+from tfinetune.workflow.prepare import model_key
 
 Weights = list[np.ndarray]
 
 SOUP = "soup"
 """Name of the candidate among those that a run chooses from."""
-
-HEAD_FIELDS = ("head_units", "head_activation")
-"""Fields of a recipe that decide the shape of its head."""
 
 
 def add_soup(
@@ -106,5 +103,4 @@ def _recipe(folder: SearchFolder, result: Result) -> Recipe:
 
 
 def _kin(one: Recipe, other: Recipe) -> bool:
-    same_head = all(getattr(one, name) == getattr(other, name) for name in HEAD_FIELDS)
-    return same_head and backbone_key(one) == backbone_key(other)
+    return model_key(one) == model_key(other)

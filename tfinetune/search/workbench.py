@@ -100,9 +100,22 @@ class Workbench:
                 backbone, splits.spec, **options, cache=self.cache, reporter=self._news
             )
 
-        if recipe.precision != "auto" or precisions is None:
-            return build(recipe.precision), splits
-        return _agreeing(precisions, json.dumps(backbone_key(recipe)), build), splits
+        precision = recipe.precision
+        if precision == "auto" and precisions is not None:
+            key = json.dumps(backbone_key(recipe))
+            precision = agreed(precisions, key, lambda: build("auto").precision.name)
+        return build(precision), splits
+
+
+def agreed(file: Path, key: str, measure: Callable[[], T]) -> T:
+    """Return what a file says of a key, in every process the same; measure it where it does not."""
+    # One measures at a time: the others would slow it down, and might come to another answer.
+    with FileLock(f"{file}.lock"):
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if key not in known:
+            known[key] = measure()
+            write_json(file, known)
+        return known[key]
 
 
 class _News(Reporter):
@@ -129,17 +142,6 @@ class _Opened:
     backbone: Backbone
     pretrained: list[np.ndarray]
     calls: list[tuple[list, int]]
-
-
-def _agreeing(file: Path, key: str, build: Callable[[str], FineTuner]) -> FineTuner:
-    """Build a tuner in the precision that a file names for a key, or measure and name it there."""
-    # One measures at a time: the others would slow it down, and might come to another answer.
-    with FileLock(f"{file}.lock"):
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        tuner = build(known.get(key, "auto"))
-        if key not in known:
-            write_json(file, {**known, key: tuner.precision.name})
-    return tuner
 
 
 def _calls(operation: keras.Operation) -> list[tuple[list, int]]:

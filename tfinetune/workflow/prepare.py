@@ -35,6 +35,9 @@ BACKBONE_FIELDS = (
 )
 """Fields that decide, with those of the photos, what `open_backbone` and `cut` give."""
 
+HEAD_FIELDS = ("head_units", "head_activation")
+"""Fields that decide the shape of the head."""
+
 
 def prepare(
     recipe: Recipe,
@@ -148,6 +151,11 @@ def photos_key(recipe: Recipe) -> tuple:
 def backbone_key(recipe: Recipe) -> tuple:
     """Return what recipes agree in that have the same backbone before it is trained."""
     return (*(getattr(recipe, name) for name in BACKBONE_FIELDS), *photos_key(recipe))
+
+
+def model_key(recipe: Recipe) -> tuple:
+    """Return what recipes agree in that have the same layers before they are trained."""
+    return (*(getattr(recipe, name) for name in HEAD_FIELDS), *backbone_key(recipe))
 
 
 def load_default(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, Backbone]:
