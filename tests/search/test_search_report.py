@@ -8,7 +8,14 @@ import pytest
 from tfinetune.search.charts import MISSING, _heights, learning_curves, parallel_coordinates
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.importance import ENOUGH, importance
-from tfinetune.search.leaderboard import Result, pareto_front, rank_results, short, verdict
+from tfinetune.search.leaderboard import (
+    Result,
+    measured,
+    pareto_front,
+    rank_results,
+    short,
+    verdict,
+)
 from tfinetune.search.report import write_search_report
 
 
@@ -53,6 +60,13 @@ def test_best_comes_first_and_failed_trials_last():
         for n, loss in enumerate((0.5, 0.4))
     )
     assert rank_results([failed, worse, better], "val_accuracy") == [better, worse, failed]
+
+
+def test_measures_are_short_and_counts_whole():
+    result = Result("0", "completed", {}, {"val_accuracy": 0.123456, "parameters": 417902.0})
+    assert measured(result, "val_accuracy") == "0.1235"
+    assert measured(result, "parameters") == "417,902"
+    assert measured(Result("1", "failed", {}), "parameters") == ""
 
 
 def test_other_objectives_decide_between_equal_ones():

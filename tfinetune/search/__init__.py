@@ -5,7 +5,7 @@ from tfinetune.search.domains import Choice, Range
 from tfinetune.search.folder import SearchFolder, SearchRecipe
 from tfinetune.search.hypermodel import HyperFineTune
 from tfinetune.search.job import Search, run
-from tfinetune.search.leaderboard import Result, describe, pareto_front
+from tfinetune.search.leaderboard import Result, describe, measured, pareto_front
 from tfinetune.search.ranking import Ranked, rank_backbones
 from tfinetune.search.space import Space
 from tfinetune.search.transferability import h_score, log_me, probe_accuracy
@@ -27,6 +27,7 @@ __all__ = [
     "describe",
     "h_score",
     "log_me",
+    "measured",
     "pareto_front",
     "probe_accuracy",
     "rank_backbones",

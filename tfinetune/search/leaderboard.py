@@ -135,8 +135,16 @@ def outcome(result: Result, objective: str) -> str:
     """Say in a line what a trial gave."""
     if result.status == "failed":
         return f"trial {result.trial}: failed. {result.reason}"
-    reached = f"{objective} {short(result.metrics[objective])}"
+    reached = f"{objective} {measured(result, objective)}"
     return f"trial {result.trial}: {result.status}, {reached} after {duration(result.seconds)}"
+
+
+def measured(result: Result, objective: str) -> str:
+    """Return what a trial reached in four digits, or whole; nothing if it failed."""
+    if not result.metrics:
+        return ""
+    value = result.metrics[objective]
+    return f"{value:,.0f}" if objective == "parameters" else f"{value:.4g}"
 
 
 def short(value: Any) -> str:

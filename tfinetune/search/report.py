@@ -15,6 +15,7 @@ from tfinetune.search.leaderboard import (
     Result,
     default_of,
     describe,
+    measured,
     pareto_front,
 )
 from tfinetune.search.setup import read_ranking
@@ -41,7 +42,7 @@ def write_search_report(folder: SearchFolder, leaderboard: Sequence[Result], ver
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": formatting.duration, "value": _value}
+    environment.filters |= {"duration": formatting.duration, "value": _value, "measured": measured}
     page = environment.get_template("search.html.jinja").render(
         search=search,
         leaderboard=leaderboard,

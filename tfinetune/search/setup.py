@@ -93,7 +93,8 @@ def prepare(folder: SearchFolder, workbench: Workbench) -> Setup:
         kept = worth_searching(ranked)
         for row in ranked:
             if row not in kept:
-                workbench.reporter.say(f"{row.backbone} is not searched over: {_why_not(row)}.")
+                reason = _why_not(row).removesuffix(".")
+                workbench.reporter.say(f"{row.backbone} is not searched over: {reason}.")
     setup = Setup.of(folder)
     setup.read_photos(workbench)
     return setup
