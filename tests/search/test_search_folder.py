@@ -60,6 +60,12 @@ def test_folder_of_a_search_that_had_no_trial_can_be_used_again(search_recipe, w
     again = SearchFolder.create(first.path, search_recipe())
     assert again.recipe() == search_recipe() and again.identity() != identity
     assert {path.name for path in again.path.iterdir()} == {"search.yaml", "identity.txt"}
+    notes = again.path / "notes.txt"
+    notes.write_text("of the user")
+    with pytest.raises(SearchError, match="is not empty. Nothing was changed there"):
+        SearchFolder.create(first.path, search_recipe())
+    assert again.recipe() == search_recipe() and notes.exists()
+    notes.unlink()
     again.trial_path("0").mkdir(parents=True)
     with pytest.raises(SearchError, match="is not empty.*add --resume"):
         SearchFolder.create(first.path, search_recipe())

@@ -117,7 +117,7 @@ class SearchFolder:
             SearchError: if there is something else in it, or it cannot be made.
         """
         folder = cls(path)
-        if folder.recipe_path.is_file() and not any(folder.trials_path.glob("trial_*")):
+        if folder._had_no_trial():
             folder._clear()
         claim_folder(folder.path, resumable=folder.recipe_path, error_class=SearchError)
         write_text(folder.identity_path, uuid.uuid4().hex)
@@ -196,14 +196,34 @@ class SearchFolder:
             raise SearchError(f"{self.recipe_path} is not a search.")
         return SearchRecipe(**fields)
 
+    def _had_no_trial(self) -> bool:
+        """Whether a search ended here before its first trial, and nothing else is in the folder."""
+        if not self.recipe_path.is_file() or any(self.trials_path.glob("trial_*")):
+            return False
+        return set(self.path.iterdir()) <= {*self._before_trials(), self.trials_path}
+
     def _clear(self) -> None:
         """Remove what a search leaves that had no trial."""
         with self.held():
             shutil.rmtree(self.trials_path, ignore_errors=True)
-            own = ("*.yaml", "*.json", "*.json.lock", "*.txt")
-            for path in [path for pattern in own for path in self.path.glob(pattern)]:
-                path.unlink()
+            for path in self._before_trials() - {self.lock_path}:
+                path.unlink(missing_ok=True)
         self.lock_path.unlink(missing_ok=True)
+
+    def _before_trials(self) -> set[Path]:
+        """Return the files that a search may have written before its first trial."""
+        return {
+            self.recipe_path,
+            self.identity_path,
+            self.photos_path,
+            self.ranking_path,
+            self.precisions_path,
+            Path(f"{self.precisions_path}.lock"),
+            self.deadline_path,
+            self.lock_path,
+            self.log_path,
+            *self.path.glob("worker-*.txt"),
+        }
 
     def check_photos(self, fingerprint: str) -> None:
         """Keep the fingerprint of the photos, or compare it with the one that is kept.
