@@ -191,7 +191,7 @@ def test_trial_that_ends_by_itself_is_not_one_that_time_was_up_for():
 
 
 def test_interrupted_search_keeps_what_was_finished_and_repeats_the_rest(
-    finished, trials, tmp_path, monkeypatch
+    finished, trials, workbench, tmp_path, monkeypatch
 ):
     train = RecipeTuner._train
 
@@ -206,7 +206,10 @@ def test_interrupted_search_keeps_what_was_finished_and_repeats_the_rest(
     folder = SearchFolder.open(tmp_path / "s")
     kept = {r.trial: r.seconds for r in folder.results()}
     assert kept.keys() == {"0", "1"}
+    listening = Listening()
+    monkeypatch.setattr(workbench, "reporter", listening)
     board = trials(None, resume=True)
+    assert ["Trial 2 is repeated" in said for said in listening.said[:2]] == [True, False]
     assert outcomes(board) == outcomes(finished.leaderboard)
     assert {r.trial: r.seconds for r in board if r.trial in kept} == kept
 

@@ -138,7 +138,12 @@ def run(
 def run_trials(folder: SearchFolder, workbench: Workbench) -> None:
     """Rank the backbones and run the trials that are missing, in this process."""
     setup = prepare(folder, workbench)
-    setup.start_oracle()
+    for trial in setup.start_oracle():
+        workbench.reporter.say(
+            f"Trial {trial} is repeated, for the search ended while it ran. If it did for want of "
+            "memory, resume with --workers 2: a trial that its worker is lost by again and again "
+            "then counts as failed, and the search goes on."
+        )
     setup.tuner(workbench).search()
 
 

@@ -57,11 +57,16 @@ class Setup:
         oracle.deadline = folder.deadline()
         return cls(folder, space, base, oracle, max(1, epochs))
 
-    def start_oracle(self) -> None:
-        """Let the oracle go on where it was, first of all with trials that time was up for."""
+    def start_oracle(self) -> list[str]:
+        """Let the oracle go on where it was, first of all with trials that time was up for.
+
+        Returns:
+            The trials that were running when the search was interrupted, which are repeated.
+        """
         if Path(self.oracle._get_oracle_fname()).is_file():
             self.oracle.reload()
             self.oracle.line_up([r.trial for r in self.folder.results() if r.status == "stopped"])
+        return [name for name in self.oracle._retry_queue if self.folder.result(name) is None]
 
     def read_photos(self, workbench: Workbench) -> None:
         """Open the first backbone and read the photos, which are those that the search began with.
