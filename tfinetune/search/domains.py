@@ -1,6 +1,7 @@
 """What a parameter of a search may be: one of several values, or a number in a range."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -21,6 +22,9 @@ from tfinetune.errors import SearchError
 from tfinetune.recipe import explain_validation
 
 Conditions = list[Parent]
+
+MOST_STEPS = 10_000
+"""Values that the steps of a range may lead to: every trial's file has them all."""
 
 
 class _Conditional(BaseModel):
@@ -118,13 +122,21 @@ class Range(_Conditional):
             raise ValueError("step multiplies where log is true, so it must be above 1")
         return self
 
+    @model_validator(mode="after")
+    def _check_steps(self) -> "Range":
+        if self.step is not None and not self._is_whole and self._step_count() > MOST_STEPS:
+            raise ValueError(
+                f"step leads to more than {MOST_STEPS:,} values; leave it out to allow any"
+            )
+        return self
+
     def encode(self, value: Any) -> float:
         """Return the value."""
         return value
 
     def decode(self, code: float) -> float:
-        """Return the value, without the noise of adding steps."""
-        return round(code, 12) if isinstance(code, float) and not self.log else code
+        """Return the value."""
+        return code
 
     def holds(self, value: Any) -> bool:
         """Return False: of a range no single value can be relied on to be drawn."""
@@ -145,18 +157,38 @@ class Range(_Conditional):
 
     def parameter(self, name: str, default: Any, conditions: Conditions) -> HyperParameter:
         """Return the parameter as KerasTuner has it."""
+        if self.step is not None and not self._is_whole:
+            # KerasTuner counts steps with `//`, and 0.5 // 0.1 is 4: it would take values for
+            # their neighbours, lose the last, and draw 0.30000000000000004 beside 0.3.
+            steps = Choice(values=tuple(self._steps())).around(default)
+            return steps.parameter(name, default, conditions)
         kind = hyperparameters.Int if self._is_whole else hyperparameters.Float
-        # KerasTuner counts steps with `//`, and 0.5 // 0.1 is 4: the last one would be lost.
-        slack = 0 if self._is_whole or self.log else (self.step or 0) / 1e6
         return kind(
             name,
             self.low,
-            self.high + slack,
+            self.high,
             step=self.step,
             sampling="log" if self.log else "linear",
             default=default,
             conditions=conditions,
         )
+
+    def _step_count(self) -> int:
+        ratio = (
+            math.log(self.high / self.low, self.step)
+            if self.log
+            else (self.high - self.low) / self.step
+        )
+        return int(ratio + 1e-6)
+
+    def _steps(self) -> list[float]:
+        """Return the values that steps lead to, without the noise of adding them."""
+        numbers = range(self._step_count() + 1)
+        if self.log:
+            values = [self.low * self.step**number for number in numbers]
+        else:
+            values = [self.low + self.step * number for number in numbers]
+        return [float(f"{value:.12g}") for value in values]
 
     @property
     def _is_whole(self) -> bool:

@@ -166,7 +166,11 @@ class BayesianOracle(Durable, oracles.BayesianOptimizationOracle):
         with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
             # A parameter that makes no difference drives its length scale to a bound.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return super().populate_space(trial_id)
+            proposed = super().populate_space(trial_id)
+        if proposed["values"] is not None and self._duplicate(proposed["values"]):
+            # The optimum of the process may be a trial that there is: it would be trained twice.
+            return self._random_populate_space()
+        return proposed
 
 
 class HyperbandOracle(Durable, oracles.HyperbandOracle):
@@ -178,6 +182,8 @@ class GridOracle(Durable, oracles.GridSearchOracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Propose the next combination."""
+        # No parameter appears later, so that none has to end before another begins.
+        self._populate_next = self.start_order[-1:]
         return oracles.GridSearchOracle.populate_space(self, trial_id)  # starts with the default
 
     def reload(self) -> None:
@@ -185,7 +191,6 @@ class GridOracle(Durable, oracles.GridSearchOracle):
         super().reload()
         for name in self.start_order:
             self._ordered_ids.insert(name)
-        self._populate_next = self.start_order[-1:]
 
 
 def varied(values: dict[str, Any]) -> dict[str, Any]:
