@@ -1,5 +1,6 @@
 """KerasTuner's oracles, made to start with the default recipe, to survive kill -9 and to end."""
 
+import copy
 import functools
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import keras_tuner as kt
 from keras_tuner import oracles
+from keras_tuner.engine.hyperparameters import Float
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 from keras_tuner.src.engine.trial import Trial
 from sklearn.exceptions import ConvergenceWarning
@@ -28,6 +30,11 @@ OBJECTIVES = {
 
 MOST_LOSSES = 3
 """Workers that a trial may take with it before it counts as failed."""
+
+MOST_COLLISIONS = 1000
+"""Draws in a row that were drawn before, after which a space counts as exhausted.
+
+KerasTuner's 20 end a search of 36 combinations after 34."""
 
 
 def synchronized(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,9 +63,16 @@ class Durable:
 
     Attributes:
         deadline: seconds since 1970 after which no trial starts; None sets none.
+        remark: what a user should know of how it searches; empty where it does as asked.
     """
 
     deadline: float | None = None
+    remark: str = ""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._max_collisions = MOST_COLLISIONS
+        self.verbose = 0
 
     @property
     def is_over(self) -> bool:
@@ -83,6 +97,15 @@ class Durable:
         if not self.trials:
             return {"status": "RUNNING", "values": dict(self.hyperparameters.values)}
         return super().populate_space(trial_id)
+
+    def _compute_values_hash(self, values: dict[str, Any]) -> str:
+        """Return what equal trials have in common; a thousandth of a range makes no other."""
+        near = {
+            parameter.name: round(parameter.value_to_prob(values[parameter.name]), 3)
+            for parameter in self.hyperparameters.space
+            if isinstance(parameter, Float) and parameter.name in values
+        }
+        return super()._compute_values_hash(values | near)
 
     @synchronized
     def update_trial(self, *arguments: Any, **options: Any) -> Trial:
@@ -174,7 +197,49 @@ class BayesianOracle(Durable, oracles.BayesianOptimizationOracle):
 
 
 class HyperbandOracle(Durable, oracles.HyperbandOracle):
-    """Starts many trials, and lets the best of them go on."""
+    """Starts many trials, and lets the best of them go on.
+
+    It begins with the largest bracket of which one trial gets to its last round: KerasTuner begins
+    with the largest of all, and may end within the first round, where no trial is whole.
+
+    Args:
+        trials: at most.
+        **options: see KerasTuner.
+    """
+
+    def __init__(self, *, trials: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.max_trials = trials
+        brackets = reversed(range(self._get_num_brackets()))
+        self._current_bracket = next((each for each in brackets if self._fits(each)), 0)
+        self._brackets = []
+        self._start_new_bracket()
+
+    def missing(self) -> str:
+        """Say what it takes for any trial to be let go on; nothing if that is there."""
+        if self._current_bracket > 0:
+            return ""
+        if self._get_num_brackets() == 1:
+            return f"{self.factor} epochs"
+        if self.max_trials < self._trials(1):
+            return f"{self._trials(1)} trials"
+        return f"{1 + self._get_size(1, 0)} combinations to draw from"
+
+    def _fits(self, bracket: int) -> bool:
+        enough = self.max_trials >= self._trials(bracket)
+        return enough and self._can_draw(self._get_size(bracket, 0))
+
+    def _trials(self, bracket: int) -> int:
+        """Return how many trials it takes until one gets to the last round, the default counted."""
+        return 2 + sum(self._get_size(bracket, number) for number in range(bracket))
+
+    def _can_draw(self, count: int) -> bool:
+        """Return whether as many different trials can be drawn beside the default."""
+        trying = copy.copy(self)  # draws what will be drawn, and advances no state of this one
+        trying._tried_so_far = {self._compute_values_hash(self.hyperparameters.values)}
+        while len(trying._tried_so_far) <= count and (values := trying._random_values()):
+            trying._tried_so_far.add(self._compute_values_hash(values))
+        return len(trying._tried_so_far) > count
 
 
 class GridOracle(Durable, oracles.GridSearchOracle):
@@ -229,13 +294,17 @@ def build_oracle(
         "max_consecutive_failed_trials": 10**9,  # a failed trial is recorded and others go on
     }
     if name == "hyperband":
-        oracle = HyperbandOracle(max_epochs=epochs, **options)
-        oracle.max_trials = trials
+        oracle = HyperbandOracle(trials=trials, max_epochs=epochs, **options)
+        if missing := oracle.missing():
+            oracle = RandomOracle(max_trials=trials, **options)
+            oracle.remark = (
+                f"Hyperband lets no trial go on with fewer than {missing}: trials are drawn at "
+                "random and trained whole instead."
+            )
     elif name == "bayesian":
         initial = max(3, trials // 3)
         oracle = BayesianOracle(max_trials=trials, num_initial_points=initial, **options)
     else:
         kind = {"random": RandomOracle, "grid": GridOracle}[name]
         oracle = kind(max_trials=trials, **options)
-    oracle.verbose = 0
     return oracle

@@ -102,6 +102,8 @@ def prepare(folder: SearchFolder, workbench: Workbench) -> Setup:
                 workbench.reporter.say(f"{row.backbone} is not searched over: {reason}.")
     setup = Setup.of(folder)
     setup.read_photos(workbench)
+    if setup.oracle.remark:
+        workbench.reporter.say(setup.oracle.remark)
     return setup
 
 
