@@ -142,11 +142,24 @@ def test_range_around_what_is_no_number_in_it_starts_at_an_end(domain, start):
     space.recipe(space.hyperparameters(BASE).values, BASE)
 
 
-def test_last_step_of_a_range_is_in_it():
-    (parameter,) = Space(dropout={"low": 0.0, "high": 0.5, "step": 0.1}).hyperparameters(BASE).space
-    assert len(list(parameter.values)) == 6
-    assert drawn(Space.default(), BASE, dropout=parameter.random_sample(0)).dropout <= 0.5
-    assert Space.default().domains["dropout"].decode(list(parameter.values)[-1]) == 0.5
+@pytest.mark.parametrize(
+    ("domain", "values"),
+    [
+        ({"dropout": {"low": 0.0, "high": 0.5, "step": 0.1}}, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+        ({"layer_decay": {"low": 0.6, "high": 1.0, "step": 0.1}}, [0.6, 0.7, 0.8, 0.9, 1.0]),
+        ({"dropout": {"low": 0.0, "high": 0.6, "step": 0.25}}, [0.0, 0.2, 0.25, 0.5]),
+        (
+            {"learning_rate": {"low": 1e-5, "high": 1e-2, "step": 10, "log": True}},
+            [1e-5, 1e-4, 3e-4, 1e-3, 1e-2],
+        ),
+    ],
+)
+def test_range_with_steps_has_the_value_of_the_default_and_each_step_to_the_last(domain, values):
+    (parameter,) = Space(**domain).hyperparameters(BASE).space
+    assert list(parameter.values) == values
+    probabilities = [parameter.value_to_prob(value) for value in values]
+    assert probabilities == pytest.approx([(n + 0.5) / len(values) for n in range(len(values))])
+    assert [parameter.prob_to_value(each) for each in probabilities] == values
 
 
 def test_parameters_of_a_strategy_count_where_it_has_them():
@@ -244,6 +257,7 @@ def test_search_over_tuples_can_be_resumed(tmp_path):
             {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True, "step": 0.01}},
             "step multiplies where log is true, so it must be above 1",
         ),
+        ({"dropout": {"low": 0.0, "high": 0.5, "step": 1e-9}}, "step leads to more than 10,000"),
         (
             {"strategy": ["lpft", "head"],
              "dropout": {"values": [0.1], "when": {"strategy": ["haed"]}}},
