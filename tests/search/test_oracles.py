@@ -179,11 +179,14 @@ def test_two_workers_of_a_bayesian_search_get_no_equal_trials(over):
 
 
 def test_number_that_hardly_differs_makes_no_other_trial(over):
-    chief = over("bayesian", trials=12, learning_rate={"low": 1e-4, "high": 3e-3, "log": True})
-    drawn = finish(chief, score=lambda values: math.log10(values["learning_rate"]))
-    rates = sorted(values["learning_rate"] for values in drawn)
-    assert len(rates) == 12
-    assert all(below * 1.0001 < above for below, above in itertools.pairwise(rates))
+    def score(values):
+        """The best is at the end of the range: the process comes back to it, but for noise."""
+        return round(0.8 + 0.05 * math.log10(values["learning_rate"]), 4)
+
+    chief = over("bayesian", trials=9, learning_rate={"low": 1e-4, "high": 3e-3, "log": True})
+    rates = sorted(values["learning_rate"] for values in finish(chief, score=score))
+    assert len(rates) == 9
+    assert all(below * 1.001 < above for below, above in itertools.pairwise(rates))
 
 
 def test_whole_of_a_small_space_is_searched(over):
