@@ -132,6 +132,19 @@ def test_same_seed_gives_the_same_trials_and_results(finished, trials):
     assert outcomes(trials(finished.folder.recipe())) == outcomes(finished.leaderboard)
 
 
+def test_backbones_of_the_space_need_no_other_to_start_from(world, search_recipe, tmp_path):
+    candidates = [str(world.other_backbone), str(world.backbone)]
+    asked = search_recipe(space={"backbone": candidates}, oracle="grid")
+    asked = asked.replace(recipe=asked.recipe.replace(backbone=""))
+    reporter = Listening()
+    folder = open_search(asked, tmp_path / "s", reporter=reporter)
+    assert reporter.said == []
+    assert folder.recipe().recipe.backbone == candidates[0]
+    assert open_search(asked, tmp_path / "s", resume=True).recipe() == folder.recipe()
+    first = Setup.of(folder).oracle.hyperparameters.values
+    assert first == {"backbone": candidates[0]}
+
+
 def test_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(search_recipe, trials):
     asked = search_recipe(space={"trainable": ["all", "stage_99"], "epochs": 1}, oracle="grid",
                           recipe={"strategy": "full"})  # fmt: skip

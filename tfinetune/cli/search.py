@@ -19,7 +19,7 @@ from tfinetune.cli.options import (
 from tfinetune.cli.tables import print_json
 
 if TYPE_CHECKING:  # a real import would load TensorFlow
-    from tfinetune.search import Search, SearchRecipe
+    from tfinetune.search import Search, SearchRecipe, Space
 
 
 _OF_THE_CALL = (
@@ -27,6 +27,9 @@ _OF_THE_CALL = (
     *("chief", "worker", "trust", "as_json"),
 )
 """What does not describe the search, and may be another each time that it goes on."""
+
+_FILES = ("backbone", "weights")
+"""Parameters that may name a file."""
 
 
 def command(
@@ -199,8 +202,25 @@ def _question(
 
     recipe = Recipe(backbone=backbones[0] if backbones else "", **fields)
     drawn = Space.load(space) if space else Space.default(recipe)
+    drawn = _from_anywhere(drawn.replace(**varied))
     several = tuple(backbones) if len(backbones) > 1 else ()
-    return SearchRecipe(recipe=recipe, space=drawn.replace(**varied), backbones=several, **asked)
+    return SearchRecipe(recipe=recipe, space=drawn, backbones=several, **asked)
+
+
+def _from_anywhere(space: "Space") -> "Space":
+    """Return a space whose files are found from any folder, as that of `--backbone` is."""
+    from tfinetune.search import Space
+
+    def found(name: str, values: list[Any]) -> list[Any]:
+        return [absolute(value) for value in values] if name in _FILES else values
+
+    domains = space.to_dict()
+    for name, domain in domains.items():
+        if "values" in domain:
+            domain["values"] = found(name, domain["values"])
+        if "when" in domain:
+            domain["when"] = {parent: found(parent, of) for parent, of in domain["when"].items()}
+    return Space(**domains)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def open_search(
     """Take a folder for a search, or that of one that goes on; see `run`."""
     if search is not None:
         trust = search.recipe.trust or is_trusting()
-        search = search.replace(recipe=search.recipe.replace(trust=trust))
+        search = _named(search.replace(recipe=search.recipe.replace(trust=trust)))
     unnamed = search is not None and not (search.recipe.backbone or search.backbones)
     if resume:
         if unnamed:  # it was chosen then
@@ -200,6 +200,14 @@ def open_search(
     # An impossible space is refused before the folder is made.
     Space(**search.space).hyperparameters(search.recipe)
     return SearchFolder.create(output, search)
+
+
+def _named(search: SearchRecipe) -> SearchRecipe:
+    """Return a search that starts from the first backbone of its space, where it names no other."""
+    candidates = Space(**search.space).domains.get("backbone")
+    if search.recipe.backbone or search.backbones or candidates is None:
+        return search
+    return search.replace(recipe=search.recipe.replace(backbone=candidates.values[0]))
 
 
 def _written_board(folder: SearchFolder) -> list[dict[str, Any]] | None:
