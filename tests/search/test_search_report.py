@@ -90,11 +90,20 @@ def test_accuracies_that_differ_by_their_precision_are_equal():
     assert rank_results(results, "val_accuracy")[0].trial == "0"
 
 
+@pytest.mark.parametrize(("default", "best"), [(0.75, 1.0), (1.0, 1.0)])
+def test_lead_may_be_luck_though_the_best_is_always_right(default, best):
+    results = [
+        Result(trial, "completed", {}, {"val_accuracy": accuracy, "val_loss": loss}, examples=4)
+        for trial, accuracy, loss in [("0", default, 0.2), ("1", best, 0.1)]
+    ]
+    assert rank_results(results, "val_accuracy", margin=2)[0].trial == "0"
+
+
 @pytest.mark.parametrize(
     ("examples", "margin", "winner"), [(100, 1, "0"), (100, 0, "1"), (400, 1, "1"), (0, 1, "1")]
 )
 def test_default_recipe_wins_over_a_lead_that_may_be_luck(examples, margin, winner):
-    # The standard error of 0.9 is 3 points on 100 examples, 1.5 on 400.
+    # The standard error of 0.9 is 3.1 points on 100 examples, 1.5 on 400.
     default, best = (
         Result(str(trial), "completed", {}, {"val_accuracy": accuracy}, examples=examples)
         for trial, accuracy in enumerate((0.88, 0.90))
@@ -103,7 +112,7 @@ def test_default_recipe_wins_over_a_lead_that_may_be_luck(examples, margin, winn
     assert board[0].trial == winner
     said = verdict(board, "val_accuracy")
     if winner == "0":
-        assert "trial 1 leads it by 2.0 points" in said and "standard error is 3.0" in said
+        assert "trial 1 leads it by 2.0 points" in said and "standard error is 3.1" in said
     else:
         assert said == "Trial 1 is the winner."
 

@@ -245,16 +245,17 @@ def show_search(found: "Search") -> None:
                     f"{row.seconds:.1f}",
                 )
         results().print(table)
+    from tfinetune.evaluation.formatting import duration
     from tfinetune.search import describe, measured
 
     objectives = found.folder.recipe().objectives
     front = {result.trial for result in found.pareto} if len(objectives) > 1 else set()
-    table = _table("trials", "trial", *objectives, "seconds", "status", "other than the default")
+    table = _table("trials", "trial", *objectives, "time", "status", "other than the default")
     for result in found.leaderboard:
         mark = " *" if result.trial in front else ""
         reached = [measured(result, name) for name in objectives]
         told = describe(result, found.leaderboard)
-        table.add_row(result.trial + mark, *reached, f"{result.seconds:.1f}", result.status, told)
+        table.add_row(result.trial + mark, *reached, duration(result.seconds), result.status, told)
     results().print(table)
     if front:
         results().print("* no trial is as good in every objective and better in one.")

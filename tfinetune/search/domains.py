@@ -53,9 +53,10 @@ class Choice(_Conditional):
 
     @field_validator("values")
     @classmethod
-    def _of_one_kind(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _distinct_and_of_one_kind(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         mixed = {type(value) for value in values} == {int, float}
-        return tuple(map(float, values)) if mixed else values
+        values = tuple(map(float, values)) if mixed else values
+        return tuple({json.dumps(value, default=str): value for value in values}.values())
 
     def encode(self, value: Any) -> str | int | float:
         """Return what stands for a value in KerasTuner, which mixes no types and knows no lists."""
@@ -116,6 +117,8 @@ class Range(_Conditional):
             raise ValueError("low must be below high, and above 0 with log")
         if self.log and self.step is not None and self.step <= 1:
             raise ValueError("step multiplies where log is true, so it must be above 1")
+        if self._is_whole and isinstance(self.step, float) and not self.step.is_integer():
+            raise ValueError("step must be whole between whole numbers")
         return self
 
     def encode(self, value: Any) -> float:

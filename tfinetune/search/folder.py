@@ -148,10 +148,9 @@ class SearchFolder:
             SearchError: if there is none, or it is another search.
         """
         folder = cls.open(path)
-        before = folder.recipe()
-        if recipe is not None and recipe != before:
-            then, now = before.model_dump(), recipe.model_dump()
-            changed = [name for name in then if then[name] != now[name]]
+        asked = recipe or folder.recipe()
+        then, now = folder.recipe().model_dump(mode="json"), asked.model_dump(mode="json")
+        if changed := [name for name in then if then[name] != now[name]]:
             raise SearchError(
                 f"{path} holds another search: {', '.join(changed)} differ. Resume it without "
                 "these options, or start a new search with another --output."

@@ -20,7 +20,8 @@ class Result:
             left) or "failed".
         values: drawn from the space.
         metrics: by objective, where it was measured.
-        seconds: that the trial took.
+        seconds: that the trial took, of all that it waited for; for the objective "seconds" its
+            training alone counts, with that of the trials that it goes on from.
         history: a row for every epoch.
         examples: that validation counted.
         reason: why it failed, or how its training went wrong.
@@ -82,8 +83,15 @@ def lead(one: Result, other: Result) -> float:
 
 
 def standard_error(accuracy: float, examples: int) -> float:
-    """Return the standard error of an accuracy on so many examples; 0 where none was counted."""
-    return math.sqrt(accuracy * (1 - accuracy) / examples) if examples else 0.0
+    """Return the standard error of an accuracy on so many examples; 0 where none was counted.
+
+    Two right and two wrong ones are added, so that of 10 in 10 there is one, too (Agresti and Coull
+    1998, "Approximate Is Better than Exact for Interval Estimation of Binomial Proportions").
+    """
+    if not examples:
+        return 0.0
+    share = (accuracy * examples + 2) / (examples + 4)
+    return math.sqrt(share * (1 - share) / (examples + 4))
 
 
 def verdict(leaderboard: Sequence[Result], objective: str) -> str:

@@ -18,7 +18,7 @@ from keras_tuner.src.engine.conditions import Parent
 
 from tfinetune.errors import RecipeError, SearchError
 from tfinetune.recipe import Recipe
-from tfinetune.search.domains import Choice, Domain, Range, read_domain
+from tfinetune.search.domains import Choice, Domain, read_domain
 from tfinetune.training.phase import check_head
 from tfinetune.training.strategies import STRATEGIES, build_strategy
 
@@ -265,11 +265,23 @@ def _read(name: str, domain: Any) -> Domain:
             f"There is no parameter {name!r} to search over. Closest: {', '.join(closest)}."
         )
     domain = read_domain(name, domain)
-    if isinstance(domain, Range) and isinstance(_default(name), float):
-        domain = domain.model_copy(update={"low": float(domain.low), "high": float(domain.high)})
+    if isinstance(_default(name), float):
+        if isinstance(domain, Choice):
+            domain = Choice(values=tuple(map(_number, domain.values)), when=domain.when)
+        else:
+            bounds = {"low": float(domain.low), "high": float(domain.high)}
+            domain = domain.model_copy(update=bounds)
     for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
         _check_value(name, value)
     return domain
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text is: to YAML `3e-4` is none, for want of a point."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _check_value(name: str, value: Any) -> None:
