@@ -95,7 +95,7 @@ def test_trial_that_hyperband_promotes_ends_as_if_it_had_never_stopped(world, sp
             np.array(one), np.array(other), rtol=0, atol=1e-6, err_msg=one.path
         )
     # The rate is that of the epoch, also where the parent was best before its last one.
-    maker.fit(hp, whole, initial_epoch=1, epochs=2)
+    maker.fit(hp, whole, initial_epoch=1, epochs=2, callbacks=keras.callbacks.TerminateOnNaN())
     assert int(whole.optimizer.iterations) == 2 * splits.train.steps(8)
 
 

@@ -1,6 +1,5 @@
 """Fine-tuning as a KerasTuner hypermodel, for people who have a KerasTuner script of their own."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class HyperFineTune(kt.HyperModel):
     with the rates, the order and the augmentation of the epochs that follow.
 
     With `executions_per_trial=2` a trial trains with the seed of the recipe and then with the next:
-    other weights of the head, another order and augmentation of the photos.
+    other weights of what is not pretrained, another order and augmentation of the photos.
 
     Args:
         backbone: a file or the name of an architecture; every trial opens it anew.
@@ -92,7 +91,7 @@ class HyperFineTune(kt.HyperModel):
         self._space = space or Space.default(self._base)
         if shared := [name for name in _SHARED if name in self._space.domains]:
             raise SearchError(
-                f"HyperFineTune trains every trial in float32 on the photos as the splits have "
+                "HyperFineTune trains every trial in float32 on the photos as the splits have "
                 f"them. Leave {', '.join(shared)} out of its space, or use `ft.search.run`."
             )
         self._parameters = self._space.hyperparameters(self._base)
@@ -180,7 +179,7 @@ class HyperFineTune(kt.HyperModel):
         with self._plan.frozen_layers_deterministic():
             history = model.fit(*args, **options)
         # Counted in a circle: who builds the best model again after the search gets the first.
-        self._execution = (self._execution + 1) % _executions(options.get("callbacks") or ())
+        self._execution = (self._execution + 1) % _executions(options.get("callbacks"))
         return history
 
     def _seeded(self, hp: kt.HyperParameters) -> Recipe:
@@ -208,7 +207,9 @@ class HyperFineTune(kt.HyperModel):
         return phases
 
 
-def _executions(callbacks: Iterable[keras.callbacks.Callback]) -> int:
+def _executions(callbacks: Any) -> int:
     """Return how often a tuner trains each trial; 1 where it is no tuner that trains."""
-    tuners = [each.tuner for each in callbacks if isinstance(each, TunerCallback)]
+    tuners = [
+        each.tuner for each in keras.tree.flatten(callbacks) if isinstance(each, TunerCallback)
+    ]
     return tuners[0].executions_per_trial if tuners else 1
