@@ -83,3 +83,8 @@ def test_time_below_zero_is_refused_before_the_folder_is_made(search_recipe, tmp
     with pytest.raises(SearchError, match="is 0 or more; got -1"):
         run(search_recipe(), tmp_path / "s", max_time=-1)
     assert not (tmp_path / "s").exists()
+
+
+def test_objective_that_is_named_twice_counts_once(search_recipe):
+    asked = search_recipe(objectives=["val_loss", "seconds", "val_loss"])
+    assert asked.objectives == ("val_loss", "seconds")

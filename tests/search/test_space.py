@@ -249,6 +249,8 @@ def test_search_that_starts_from_tuples_can_be_resumed(tmp_path):
         ({"strategy": {"low": 1, "high": 2}}, "strategy may not be 1"),
         ({"dropout": [0.1, 7]}, "dropout may not be 7.0.*less than 1"),
         ({"optimizer": ["adamw", "sgdx"]}, "optimizer may not be 'sgdx'"),
+        ({"augmentation": ["light", "silly"]}, "augmentation may not be 'silly'.*Known"),
+        ({"augmentation": [["flip"]]}, "augmentation may not be"),
         ({"dropout": {"low": 0.0, "high": float("nan")}}, "finite number"),
         (
             {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True, "step": 0.01}},
@@ -296,7 +298,7 @@ def test_range_of_fractions_may_be_given_in_whole_numbers():
 
 
 def test_unknown_name_is_refused_beside_others_too():
-    with pytest.raises(SearchError, match="no parameter 'colour'"):
+    with pytest.raises(SearchError, match="no parameter 'colour'.*Known: "):
         Space.default().replace(colour=1)
 
 

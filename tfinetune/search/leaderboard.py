@@ -50,7 +50,8 @@ def rank_results(
     Args:
         results: in any order.
         objective: that decides.
-        *others: that decide, in their order, between equal ones; then validation loss and age do.
+        *others: that decide, in their order, between equal ones; then validation loss does, whether
+            nothing is left to train, and age.
         margin: by how many standard errors of its accuracy the best must lead the default recipe,
             which is the winner otherwise: the best of many trials owes a part of its lead to luck
             (Breiman et al. 1984, "Classification and Regression Trees", one standard error). It
@@ -59,9 +60,10 @@ def rank_results(
 
     def key(result: Result) -> tuple:
         if result.status == "failed":
-            return (1, [], 0.0, result.trial)
+            return (1, [], 0.0, False, result.trial)
         costs = [_cost(result, name) for name in (objective, *others)]
-        return (0, costs, result.metrics.get("val_loss", 0.0), result.trial)
+        loss = result.metrics.get("val_loss", 0.0)
+        return (0, costs, loss, result.status != "completed", result.trial)
 
     ranked = sorted(results, key=key)
     if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
@@ -79,7 +81,7 @@ def default_of(results: Sequence[Result]) -> Result | None:
 
 def lead(one: Result, other: Result) -> float:
     """Return by how much a result's validation accuracy is above another's."""
-    return one.metrics["val_accuracy"] - other.metrics["val_accuracy"]
+    return _cost(other, "val_accuracy") - _cost(one, "val_accuracy")
 
 
 def standard_error(accuracy: float, examples: int) -> float:
@@ -98,7 +100,10 @@ def verdict(leaderboard: Sequence[Result], objective: str) -> str:
     """Say whether the winner of an objective, which comes first, beat the default recipe."""
     winner, default = leaderboard[0], default_of(leaderboard)
     if winner is not default:
-        return f"Trial {winner.trial} is the winner."
+        said = f"Trial {winner.trial} is the winner."
+        if default and default.status == "failed":
+            said += f" The default recipe failed, so none was compared with it. {default.reason}"
+        return said
     others = [result for result in leaderboard if result.status != "failed"]
     best = max(others, key=lambda result: lead(result, winner))
     if objective != "val_accuracy" or lead(best, winner) <= 0:
@@ -164,5 +169,7 @@ def short(value: Any) -> str:
 
 
 def _cost(result: Result, objective: str) -> float:
+    if objective == "seconds" and result.status != "completed":
+        return math.inf  # what it took so far does not tell what all of it would take
     sign = -1 if OBJECTIVES[objective] == "max" else 1
     return sign * round(result.metrics[objective], 6)  # Keras counts in float32

@@ -16,7 +16,8 @@ import keras_tuner as kt
 import yaml
 from keras_tuner.src.engine.conditions import Parent
 
-from tfinetune.errors import RecipeError, SearchError
+from tfinetune.data import get_policy
+from tfinetune.errors import DataError, RecipeError, SearchError
 from tfinetune.recipe import Recipe
 from tfinetune.search.domains import Choice, Domain, read_domain
 from tfinetune.training.phase import check_head
@@ -260,10 +261,10 @@ def _read(name: str, domain: Any) -> Domain:
         SearchError: if there is none of this name, or a value is not valid.
     """
     if name not in _known():
-        closest = difflib.get_close_matches(name, _known(), n=3) or sorted(_known())
-        raise SearchError(
-            f"There is no parameter {name!r} to search over. Closest: {', '.join(closest)}."
-        )
+        closest = difflib.get_close_matches(name, _known(), n=3)
+        told = "Closest: " if closest else "Known: "
+        told += ", ".join(closest or sorted(_known()))
+        raise SearchError(f"There is no parameter {name!r} to search over. {told}.")
     domain = read_domain(name, domain)
     if isinstance(_default(name), float):
         if isinstance(domain, Choice):
@@ -293,8 +294,10 @@ def _check_value(name: str, value: Any) -> None:
         makes = [lambda owner=owner, **field: build_strategy(owner, field) for owner in owners]
     for make in makes:
         try:
-            make(**{name: value})
-        except RecipeError as error:
+            made = make(**{name: value})
+            if name == "augmentation":  # a recipe takes any text for one
+                get_policy(made.augmentation)
+        except (RecipeError, DataError) as error:
             reason = error
         else:
             return

@@ -230,7 +230,7 @@ class RecipeTuner(kt.Tuner):
         recipe.save(self._folder.trial_path(name) / "recipe.yaml")
         strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
         watch = self._watch(name, sum(phase.epochs for phase in tuner.phases(strategy)), drawn)
-        self._workbench.reporter.say(f"trial {name}: {_describe(drawn)}")
+        self._workbench.reporter.say(f"trial {name}: {_describe(varied(drawn))}")
         start = self._start(name, drawn)
         checkpoint = HeldCheckpoint(self._folder.checkpoint_path(name), start=start)
         status = "completed"
