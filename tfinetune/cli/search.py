@@ -28,6 +28,9 @@ _OF_THE_CALL = (
 )
 """What does not describe the search, and may be another each time that it goes on."""
 
+_OF_A_WORKER = ("output", "chief", "worker", "trust")
+"""What a worker takes beside what its chief gives out."""
+
 _FILES = ("backbone", "weights")
 """Parameters that may name a file."""
 
@@ -76,11 +79,11 @@ def command(
         float | None,
         typer.Option(
             help="Standard errors of its accuracy by which a trial must lead the default recipe "
-            "to win; 0 takes the best [1]."
+            "to win; 0 takes the best [1]. Where the objective is another, the best wins."
         ),
     ] = None,
     max_time: Annotated[
-        float | None, typer.Option(help="Minutes after which no epoch is started.")
+        float | None, typer.Option(min=0, help="Minutes after which no epoch is started.")
     ] = None,
     workers: Annotated[
         int,
@@ -123,7 +126,12 @@ def command(
         raise typer.BadParameter("--worker needs --chief HOST:PORT, which gives it trials.")
     if source is None and not (resume or worker):
         raise typer.BadParameter("name a folder of photos, or --resume.")
-    if source is None and (ignored := _describing(context)):
+    if worker and (ignored := _given_besides(_OF_A_WORKER, context)):
+        raise typer.BadParameter(
+            "--worker trains what its chief gives out, one trial at a time: leave out "
+            f"{', '.join(ignored)}."
+        )
+    if source is None and (ignored := _given_besides(_OF_THE_CALL, context)):
         raise typer.BadParameter(
             "without a folder of photos the search in --output goes on as it was asked for: leave "
             f"out {', '.join(ignored)}, or start a new search with another --output."
@@ -180,13 +188,13 @@ def command(
             show_search(found)
 
 
-def _describing(context: typer.Context) -> list[str]:
-    """Return the options that were given and describe the search."""
+def _given_besides(names: tuple[str, ...], context: typer.Context) -> list[str]:
+    """Return the options that were given on the command line and have none of these names."""
     origin = context.get_parameter_source
     return [
         option.opts[0]
         for option in context.command.params
-        if option.name not in _OF_THE_CALL and origin(option.name).name == "COMMANDLINE"
+        if option.name not in names and origin(option.name).name == "COMMANDLINE"
     ]
 
 

@@ -118,8 +118,10 @@ def run(
     """
     if workers < (0 if chief else 1):
         raise SearchError(f"A search needs a worker; got workers={workers}. Give 1 or more.")
-    if max_time is not None and max_time < 0:
-        raise SearchError(f"The time that a search may take is 0 or more; got {max_time:g}.")
+    if max_time is not None and not max_time >= 0:
+        raise SearchError(
+            f"The time that a search may take is 0 seconds or more; got {max_time:g}."
+        )
     with reporter or Reporter() as reporter, trusting(trust), ExitStack() as stack:
         folder = open_search(search, output, resume=resume, reporter=reporter)
         stack.enter_context(folder.held())
