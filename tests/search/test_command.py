@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from tfinetune import search
+from tfinetune.errors import SearchError
+
 
 @pytest.mark.slow
 def test_search_that_was_killed_goes_on_where_it_was(world, here, tmp_path, monkeypatch):
@@ -46,6 +49,35 @@ def test_search_that_was_killed_goes_on_where_it_was(world, here, tmp_path, monk
         assert (folder / name).is_file()
 
 
+def test_files_in_a_space_are_found_from_any_folder(here, tmp_path, monkeypatch):
+    asked = []
+
+    def run(question, *arguments, **options):
+        asked.append(question)
+        raise SearchError("That is all.")
+
+    monkeypatch.setattr(search, "run", run)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.keras", "b.keras", "w.h5"):
+        (tmp_path / name).touch()
+    for name in ("saved", "MobileNetV2", "imagenet"):  # no folder of that name is meant by a name
+        (tmp_path / name).mkdir()
+    (tmp_path / "space.yaml").write_text(
+        "backbone: [a.keras, MobileNetV2, ./b.keras, saved]\n"
+        "dropout: {values: [0.1, 0.2], when: {backbone: [a.keras]}}\n"
+    )
+    a, b, weights = (str(tmp_path / name) for name in ("a.keras", "b.keras", "w.h5"))
+    here("search", "photos", "--space", "space.yaml", "--set", "weights=[imagenet, w.h5]",
+         "--output", "s")  # fmt: skip
+    here("search", "photos", "--set", "backbone=[b.keras, a.keras]", "--output", "s")
+    of_file, of_option = (question.space for question in asked)
+    saved = str(tmp_path / "saved")
+    assert of_file["backbone"] == {"values": [a, "MobileNetV2", b, saved]}
+    assert of_file["dropout"] == {"values": [0.1, 0.2], "when": {"backbone": [a]}}
+    assert of_file["weights"] == {"values": ["imagenet", weights]}
+    assert of_option["backbone"] == {"values": [b, a]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -59,6 +91,12 @@ def test_search_that_was_killed_goes_on_where_it_was(world, here, tmp_path, monk
             "leave out --trials, --set, --prune, or start a new search",
         ),
         (["--worker", "--chief", "a:1", "--output", "s", "--epochs", "2"], 2, "leave out --epochs"),
+        (
+            ["photos", "--worker", "--chief", "a:1", "--output", "s", "--workers", "2", "--json"],
+            2,
+            "leave out source, --workers, --json",
+        ),
+        (["photos", "--output", "s", "--max-time", "-1"], 2, "Invalid value for '--max-time'"),
         (
             ["--resume", "--output", "s", "--max-time", "3", "--workers", "2", "--json"],
             1,

@@ -1,5 +1,8 @@
 """HyperFineTune: what KerasTuner is given to build, and what is refused."""
 
+import json
+from dataclasses import replace
+
 import keras
 import keras_tuner as kt
 import numpy as np
@@ -92,8 +95,51 @@ def test_trial_that_hyperband_promotes_ends_as_if_it_had_never_stopped(world, sp
             np.array(one), np.array(other), rtol=0, atol=1e-6, err_msg=one.path
         )
     # The rate is that of the epoch, also where the parent was best before its last one.
-    maker.fit(hp, whole, initial_epoch=1, epochs=2)
+    maker.fit(hp, whole, initial_epoch=1, epochs=2, callbacks=keras.callbacks.TerminateOnNaN())
     assert int(whole.optimizer.iterations) == 2 * splits.train.steps(8)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [{"precision": ["float32", "mixed_bfloat16"]}, {"image_size": [16, 32]}, {"aspect": "crop"}],
+    ids=lambda domain: next(iter(domain)),
+)
+def test_what_could_not_differ_between_trials_is_no_parameter(world, splits, domain):
+    with pytest.raises(SearchError, match=f"Leave {next(iter(domain))} out of its space"):
+        hypermodel(world, splits, **domain)
+
+
+def test_recipe_of_a_trial_says_how_the_photos_were_made_to_fit(world, splits):
+    cropped = replace(splits, spec=replace(splits.spec, aspect="crop"))
+    of_trial = HyperFineTune(world.backbone, cropped).recipe(kt.HyperParameters())
+    assert (of_trial.aspect, of_trial.image_size) == ("crop", (16, 16))
+
+
+def test_epochs_cycle_through_as_many_views_as_are_asked_for(world, splits):
+    recipe = ft.Recipe(
+        data="here", strategy="head", augmentation="brightness=0.5", dropout=0.0, batch_size=64,
+        strategy_parameters={"epochs": 2, "learning_rate": 1e-6},
+    )  # fmt: skip
+    maker = HyperFineTune(world.backbone, splits, space=Space(views=[1, "fresh"]), recipe=recipe)
+    hp = kt.HyperParameters()
+    model = maker.build(hp)
+    changes = {}
+    for views in (1, "fresh"):
+        hp.values["views"] = json.dumps(views)  # as the space has what is of several types
+        first, second = maker.fit(hp, model).history["loss"]
+        changes[views] = abs(second - first)
+    assert changes[1] < 1e-4 and changes["fresh"] > 1e-3  # at a rate of next to nothing
+
+
+def test_executions_differ_and_the_first_is_what_one_alone_would_be(world, splits, tmp_path):
+    maker = hypermodel(world, splits, strategy="head", batch_size=64)
+    objective = kt.Objective("val_loss", "min")
+    tuner = kt.RandomSearch(maker, objective, executions_per_trial=2, directory=tmp_path)
+    hp = tuner.oracle.get_space()
+    histories = tuner.run_trial(kt.engine.trial.Trial(hp, trial_id="0"))
+    first, second = (history.history["val_loss"] for history in histories)
+    alone = maker.fit(hp, maker.build(hp)).history["val_loss"]
+    assert first == alone and first != second
 
 
 def test_what_one_fit_cannot_do_is_refused(world, splits):
@@ -109,6 +155,9 @@ def test_what_one_fit_cannot_do_is_refused(world, splits):
     maker = HyperFineTune(world.backbone, splits, recipe=recipe)
     with pytest.raises(RecipeError, match="trains on one device"):
         maker.build(kt.HyperParameters())
+    recipe = ft.Recipe(data="given as splits", precision="mixed_bfloat16")
+    with pytest.raises(RecipeError, match="trains in float32 .precision 'mixed_bfloat16'"):
+        HyperFineTune(world.backbone, splits, recipe=recipe)
     whole = ft.data.from_image_folder(world.photos, image_size=16, validation=0, test=0)
     with pytest.raises(SearchError, match="Pass validation=0.15"):
         HyperFineTune(world.backbone, whole)

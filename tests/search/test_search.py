@@ -132,6 +132,19 @@ def test_same_seed_gives_the_same_trials_and_results(finished, trials):
     assert outcomes(trials(finished.folder.recipe())) == outcomes(finished.leaderboard)
 
 
+def test_backbones_of_the_space_need_no_other_to_start_from(world, search_recipe, tmp_path):
+    candidates = [str(world.other_backbone), str(world.backbone)]
+    asked = search_recipe(space={"backbone": candidates}, oracle="grid")
+    asked = asked.replace(recipe=asked.recipe.replace(backbone=""))
+    reporter = Listening()
+    folder = open_search(asked, tmp_path / "s", reporter=reporter)
+    assert reporter.said == []
+    assert folder.recipe().recipe.backbone == candidates[0]
+    assert open_search(asked, tmp_path / "s", resume=True).recipe() == folder.recipe()
+    first = Setup.of(folder).oracle.hyperparameters.values
+    assert first == {"backbone": candidates[0]}
+
+
 def test_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(search_recipe, trials):
     asked = search_recipe(space={"trainable": ["all", "stage_99"], "epochs": 1}, oracle="grid",
                           recipe={"strategy": "full"})  # fmt: skip
@@ -356,6 +369,23 @@ def test_budget_of_hyperband_is_a_part_of_the_epochs_that_a_recipe_has(
     assert second.history == first.history  # its budget is not an epoch more
     assert third.history[:1] == first.history  # to the millisecond: it was not done again
     assert [row["share"] for row in third.history] == [1 / 3, 2 / 3]
+    # Of its training every epoch counts, whichever trial did it.
+    assert third.metrics["seconds"] >= 0.999 * sum(row["seconds"] for row in third.history)
+
+
+def test_seconds_are_those_of_training_not_of_features_that_trials_share(
+    search_recipe, give, tmp_path, monkeypatch
+):
+    def slow(cache, *arguments, **options):
+        time.sleep(2)
+        return features(cache, *arguments, **options)
+
+    features = FeatureCache.features
+    monkeypatch.setattr(FeatureCache, "features", slow)
+    asked = search_recipe(recipe={"strategy": "linear_probe", "strategy_parameters": {}},
+                          space={"batch_size": [8, 16]})  # fmt: skip
+    result, _ = give(Setup.of(open_search(asked, tmp_path / "s")))
+    assert result.metrics["seconds"] < 2 < result.seconds
 
 
 def test_trial_with_nothing_left_to_train_can_be_promoted(search_recipe, give, tmp_path):

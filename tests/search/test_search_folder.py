@@ -79,7 +79,13 @@ def test_photos_that_changed_since_the_search_began_are_noticed(prepared, workbe
         prepare(prepared.folder, workbench)
 
 
-def test_time_below_zero_is_refused_before_the_folder_is_made(search_recipe, tmp_path):
-    with pytest.raises(SearchError, match="is 0 or more; got -1"):
-        run(search_recipe(), tmp_path / "s", max_time=-1)
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_time_that_is_none_is_refused_before_the_folder_is_made(seconds, search_recipe, tmp_path):
+    with pytest.raises(SearchError, match=f"is 0 seconds or more; got {seconds}"):
+        run(search_recipe(), tmp_path / "s", max_time=seconds)
     assert not (tmp_path / "s").exists()
+
+
+def test_objective_that_is_named_twice_counts_once(search_recipe):
+    asked = search_recipe(objectives=["val_loss", "seconds", "val_loss"])
+    assert asked.objectives == ("val_loss", "seconds")

@@ -90,11 +90,57 @@ def test_accuracies_that_differ_by_their_precision_are_equal():
     assert rank_results(results, "val_accuracy")[0].trial == "0"
 
 
+def test_accuracies_that_differ_by_rounding_are_equal():
+    told = [
+        Result(str(trial), "completed", {}, {"val_accuracy": accuracy}, examples=24)
+        for trial, accuracy in enumerate([float(np.float32(13 / 24)), 13 / 24])
+    ]
+    assert told[0].metrics != told[1].metrics
+    for results in (told, told[::-1]):
+        assert rank_results(results, "val_accuracy")[0].trial == "0"
+    assert verdict(told, "val_accuracy") == "The default recipe is the winner: no trial was better."
+
+
+def test_whole_trial_comes_before_its_equal_that_was_paused():
+    paused, whole = (
+        Result(trial, status, {}, {"val_accuracy": 0.5, "val_loss": 1.0})
+        for trial, status in [("1", "paused"), ("2", "completed")]
+    )
+    assert rank_results([paused, whole], "val_accuracy") == [whole, paused]
+
+
+def test_trial_that_was_cut_short_is_not_the_fastest():
+    cut, whole = (
+        Result(trial, status, {}, {"val_accuracy": 0.5, "val_loss": 1.0, "seconds": seconds})
+        for trial, status, seconds in [("1", "paused", 1.0), ("2", "completed", 2.0)]
+    )
+    assert rank_results([cut, whole], "seconds") == [whole, cut]
+    assert pareto_front([cut, whole], ["val_accuracy", "seconds"]) == [whole]
+
+
+def test_verdict_says_that_the_default_recipe_failed():
+    good = Result("1", "completed", {}, {"val_accuracy": 0.5, "val_loss": 1.0})
+    failed = Result("0", "failed", {}, reason="There is no layer 'x'.")
+    assert verdict([good, failed], "val_accuracy") == (
+        "Trial 1 is the winner. The default recipe failed, so none was compared with it. There is "
+        "no layer 'x'."
+    )
+
+
+@pytest.mark.parametrize(("default", "best"), [(0.75, 1.0), (1.0, 1.0)])
+def test_lead_may_be_luck_though_the_best_is_always_right(default, best):
+    results = [
+        Result(trial, "completed", {}, {"val_accuracy": accuracy, "val_loss": loss}, examples=4)
+        for trial, accuracy, loss in [("0", default, 0.2), ("1", best, 0.1)]
+    ]
+    assert rank_results(results, "val_accuracy", margin=2)[0].trial == "0"
+
+
 @pytest.mark.parametrize(
     ("examples", "margin", "winner"), [(100, 1, "0"), (100, 0, "1"), (400, 1, "1"), (0, 1, "1")]
 )
 def test_default_recipe_wins_over_a_lead_that_may_be_luck(examples, margin, winner):
-    # The standard error of 0.9 is 3 points on 100 examples, 1.5 on 400.
+    # The standard error of 0.9 is 3.1 points on 100 examples, 1.5 on 400.
     default, best = (
         Result(str(trial), "completed", {}, {"val_accuracy": accuracy}, examples=examples)
         for trial, accuracy in enumerate((0.88, 0.90))
@@ -103,7 +149,7 @@ def test_default_recipe_wins_over_a_lead_that_may_be_luck(examples, margin, winn
     assert board[0].trial == winner
     said = verdict(board, "val_accuracy")
     if winner == "0":
-        assert "trial 1 leads it by 2.0 points" in said and "standard error is 3.0" in said
+        assert "trial 1 leads it by 2.0 points" in said and "standard error is 3.1" in said
     else:
         assert said == "Trial 1 is the winner."
 

@@ -122,7 +122,9 @@ def test_trial_that_loses_its_workers_fails_whoever_asks_meanwhile(prepared):
 def test_trial_that_fails_by_its_workers_says_what_was_drawn_without_hyperbands_own(
     search_recipe, workbench, tmp_path
 ):
-    asked = search_recipe(oracle="hyperband", recipe={"strategy_parameters": {"epochs": 3}})
+    asked = search_recipe(
+        trials=5, oracle="hyperband", recipe={"strategy_parameters": {"epochs": 3}}
+    )
     setup = prepare(open_search(asked, tmp_path / "s"), workbench)
     setup.oracle.create_trial("zero")
     for name in ("one", "two", "three"):

@@ -1,5 +1,7 @@
 """Soups: the mean of trials that are kin, offered where it leads the winner."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,8 +31,8 @@ OPPOSITE = [[1e3, -1e3, 0], [-1e3, 1e3, 0]]
 def mistaken(search_recipe, workbench, good_weights, tmp_path):
     """Make a search of trials, each of which sees another class everywhere."""
 
-    def make(errors=OPPOSITE, *, margin=0.0, **changes):
-        asked = search_recipe(margin=margin)
+    def make(errors=OPPOSITE, *, margin=0.0, objective="val_accuracy", **changes):
+        asked = search_recipe(margin=margin, objectives=[objective])
         folder = SearchFolder.create(tmp_path / "s", asked)
         tuner, splits = workbench.tuner(asked.recipe)
         *earlier, bias = good_weights
@@ -79,6 +81,31 @@ def test_soup_must_lead_by_the_margin_of_the_search(mistaken, workbench):
     folder = mistaken(margin=1e9)
     winner = folder.leaderboard()[0].trial
     assert add_soup(folder, folder.leaderboard(), workbench) == folder.checkpoint_path(winner)
+
+
+def test_soup_with_a_higher_loss_is_not_offered_where_the_lowest_is_searched_for(
+    mistaken, workbench
+):
+    folder = mistaken(objective="val_loss")
+    path = folder.checkpoint_path(folder.leaderboard()[0].trial)
+    assert add_soup(folder, folder.leaderboard(), workbench) != path
+    state = Checkpoint(path).load()
+    state.candidates = [replace(state.candidates[0], loss=0.0)]
+    Checkpoint(path).save(state)
+    assert add_soup(folder, folder.leaderboard(), workbench) == path
+
+
+def test_trial_that_was_paused_gives_the_weights_that_it_is_ranked_by(
+    mistaken, good_weights, workbench
+):
+    folder = mistaken()
+    path = folder.checkpoint_path(folder.leaderboard()[1].trial)
+    state = Checkpoint(path).load()
+    probe = Candidate("probe", [w * np.nan if w.dtype.kind == "f" else w for w in good_weights])
+    state.candidates, state.best = [probe], state.candidates[0]
+    Checkpoint(path).save(state)
+    soup = Checkpoint(add_soup(folder, folder.leaderboard(), workbench)).load().candidates[-1]
+    assert soup.phase == "soup" and soup.accuracy > 0.6
 
 
 def test_soup_that_predicts_worse_is_not_offered(mistaken, good_weights, workbench):

@@ -1,6 +1,7 @@
 """Spaces: what they allow, what they fix, and which recipe a trial is."""
 
 import pytest
+import yaml
 
 import tfinetune as ft
 from tfinetune.cli.search import _question
@@ -237,6 +238,15 @@ def test_search_over_tuples_can_be_resumed(tmp_path):
     assert SearchFolder.resume(tmp_path / "s", asked).recipe() == asked
 
 
+def test_search_that_starts_from_tuples_can_be_resumed(tmp_path):
+    recipe = BASE.replace(strategy_parameters={"trainable": ("-2:", "!stem")})
+    asked = SearchRecipe(recipe=recipe)
+    SearchFolder.create(tmp_path / "s", asked)
+    SearchFolder.resume(tmp_path / "s", asked)
+    with pytest.raises(SearchError, match="recipe, space differ"):
+        SearchFolder.resume(tmp_path / "s", SearchRecipe(recipe=BASE))
+
+
 @pytest.mark.parametrize(
     ("domains", "message"),
     [
@@ -252,12 +262,15 @@ def test_search_over_tuples_can_be_resumed(tmp_path):
         ({"strategy": {"low": 1, "high": 2}}, "strategy may not be 1"),
         ({"dropout": [0.1, 7]}, "dropout may not be 7.0.*less than 1"),
         ({"optimizer": ["adamw", "sgdx"]}, "optimizer may not be 'sgdx'"),
+        ({"augmentation": ["light", "silly"]}, "augmentation may not be 'silly'.*Known"),
+        ({"augmentation": [["flip"]]}, "augmentation may not be"),
         ({"dropout": {"low": 0.0, "high": float("nan")}}, "finite number"),
         (
             {"learning_rate": {"low": 1e-3, "high": 0.1, "log": True, "step": 0.01}},
             "step multiplies where log is true, so it must be above 1",
         ),
         ({"dropout": {"low": 0.0, "high": 0.5, "step": 1e-9}}, "step leads to more than 10,000"),
+        ({"batch_size": {"low": 8, "high": 64, "step": 0.5}}, "step must be whole"),
         (
             {"strategy": ["lpft", "head"],
              "dropout": {"values": [0.1], "when": {"strategy": ["haed"]}}},
@@ -280,13 +293,26 @@ def test_space_around_which_no_recipe_is_possible_is_refused():
         Space(dropout=[0.1, 0.2]).hyperparameters(BASE.replace(head_units=64))
 
 
+def test_number_that_yaml_takes_for_a_text_is_a_number():
+    space = Space(**yaml.safe_load("learning_rate: [3e-3, 1.0e-3, 3e-4]"))
+    assert space.domains["learning_rate"].values == (3e-3, 1e-3, 3e-4)
+    slow = BASE.replace(strategy_parameters={"learning_rate": 3e-4})
+    assert first(space, slow).strategy_parameters["learning_rate"] == 3e-4
+
+
+def test_value_that_is_given_twice_counts_once():
+    space = Space(dropout=[0.1, 0.2, 0.1], trainable=["all", ["-2:"], ["-2:"]])
+    assert space.domains["dropout"].values == (0.1, 0.2)
+    assert space.domains["trainable"].values == ("all", ["-2:"])
+
+
 def test_range_of_fractions_may_be_given_in_whole_numbers():
     hp = Space(weight_decay={"low": 0, "high": 1}).hyperparameters(BASE)
     assert hp.values["weight_decay"] == 0.01
 
 
 def test_unknown_name_is_refused_beside_others_too():
-    with pytest.raises(SearchError, match="no parameter 'colour'"):
+    with pytest.raises(SearchError, match="no parameter 'colour'.*Known: "):
         Space.default().replace(colour=1)
 
 

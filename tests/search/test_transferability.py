@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import LeaveOneOut, cross_val_score
+from sklearn.preprocessing import StandardScaler
 
-from tfinetune.search.transferability import h_score, log_me, probe_accuracy
+from tfinetune.search.transferability import RIDGE_STRENGTHS, h_score, log_me, probe_accuracy
 
 
-def features(separation, *, n=60, d=8, seed=0):
+def features(separation, *, n=60, d=8, classes=3, seed=0):
     random = np.random.default_rng(seed)
-    labels = np.arange(n) % 3
-    centres = random.normal(size=(3, d))
+    labels = np.arange(n) % classes
+    centres = random.normal(size=(classes, d))
     return random.normal(size=(n, d)) + separation * centres[labels], labels
 
 
@@ -35,6 +38,18 @@ def test_log_me_is_the_greatest_log_evidence_of_a_bayesian_linear_model(n, d):
 def test_scores_rise_as_classes_come_apart(score):
     scores = [score(*features(separation)) for separation in (0.0, 0.5, 1.0, 2.0)]
     assert scores == sorted(scores) and scores[0] < scores[-1]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_probe_is_right_as_often_as_classifiers_that_never_saw_the_example(classes):
+    x, labels = features(0.2, n=40, classes=classes)
+    scaled = StandardScaler().fit_transform(x)
+    each_left_out = [
+        cross_val_score(RidgeClassifier(strength), scaled, labels, cv=LeaveOneOut()).mean()
+        for strength in RIDGE_STRENGTHS
+    ]
+    assert probe_accuracy(x, labels) == pytest.approx(max(each_left_out))
+    assert max(each_left_out) < 0.9
 
 
 def test_h_score_tells_noise_from_classes_with_fewer_examples_than_features():

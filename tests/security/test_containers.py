@@ -80,12 +80,13 @@ def test_weights_in_an_archive_are_read_in_one_pass(keras_file, monkeypatch):
     assert examine_model(keras_file)["container"] == "zip"
 
 
-def test_a_full_temporary_folder_is_not_called_damage(keras_file, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_temporary_folder_is_not_called_damage(code, keras_file, monkeypatch):
     def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(StorageError, match="no space is left in .*TMPDIR"):
+    with pytest.raises(StorageError, match=f"unpacked in .*: {os.strerror(code)}.*TMPDIR"):
         examine_model(keras_file)
 
 

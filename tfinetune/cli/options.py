@@ -55,9 +55,16 @@ def parse_range(text: str) -> tuple[float, float] | str:
 
 
 def absolute(name: str) -> str:
-    """Return the absolute path of a file; the name of anything else as it is."""
-    # Names of architectures and `imagenet` stay as they are, even beside a folder of that name.
-    return os.path.abspath(name) if os.path.isfile(name) else name
+    """Return the absolute path of a file or folder; the name of anything else as it is."""
+    is_path = os.path.isfile(name) or (os.path.isdir(name) and not _is_name(name))
+    return os.path.abspath(name) if is_path else name
+
+
+def _is_name(name: str) -> bool:
+    """Whether a name is that of an architecture or weights, even beside a folder of that name."""
+    from tfinetune.backbones.applications import find_application
+
+    return name.lower() in ("imagenet", "none") or find_application(name) is not None
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:

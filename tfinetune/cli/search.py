@@ -19,7 +19,7 @@ from tfinetune.cli.options import (
 from tfinetune.cli.tables import print_json
 
 if TYPE_CHECKING:  # a real import would load TensorFlow
-    from tfinetune.search import Search, SearchRecipe
+    from tfinetune.search import Search, SearchRecipe, Space
 
 
 _OF_THE_CALL = (
@@ -27,6 +27,12 @@ _OF_THE_CALL = (
     *("chief", "worker", "trust", "as_json"),
 )
 """What does not describe the search, and may be another each time that it goes on."""
+
+_OF_A_WORKER = ("output", "chief", "worker", "trust")
+"""What a worker takes beside what its chief gives out."""
+
+_FILES = ("backbone", "weights")
+"""Parameters that may name a file."""
 
 
 def command(
@@ -73,11 +79,11 @@ def command(
         float | None,
         typer.Option(
             help="Standard errors of its accuracy by which a trial must lead the default recipe "
-            "to win; 0 takes the best [1]."
+            "to win; 0 takes the best [1]. Where the objective is another, the best wins."
         ),
     ] = None,
     max_time: Annotated[
-        float | None, typer.Option(help="Minutes after which no epoch is started.")
+        float | None, typer.Option(min=0, help="Minutes after which no epoch is started.")
     ] = None,
     workers: Annotated[
         int,
@@ -120,7 +126,12 @@ def command(
         raise typer.BadParameter("--worker needs --chief HOST:PORT, which gives it trials.")
     if source is None and not (resume or worker):
         raise typer.BadParameter("name a folder of photos, or --resume.")
-    if source is None and (ignored := _describing(context)):
+    if worker and (ignored := _given_besides(_OF_A_WORKER, context)):
+        raise typer.BadParameter(
+            "--worker trains what its chief gives out, one trial at a time: leave out "
+            f"{', '.join(ignored)}."
+        )
+    if source is None and (ignored := _given_besides(_OF_THE_CALL, context)):
         raise typer.BadParameter(
             "without a folder of photos the search in --output goes on as it was asked for: leave "
             f"out {', '.join(ignored)}, or start a new search with another --output."
@@ -177,13 +188,13 @@ def command(
             show_search(found)
 
 
-def _describing(context: typer.Context) -> list[str]:
-    """Return the options that were given and describe the search."""
+def _given_besides(names: tuple[str, ...], context: typer.Context) -> list[str]:
+    """Return the options that were given on the command line and have none of these names."""
     origin = context.get_parameter_source
     return [
         option.opts[0]
         for option in context.command.params
-        if option.name not in _OF_THE_CALL and origin(option.name).name == "COMMANDLINE"
+        if option.name not in names and origin(option.name).name == "COMMANDLINE"
     ]
 
 
@@ -199,8 +210,25 @@ def _question(
 
     recipe = Recipe(backbone=backbones[0] if backbones else "", **fields)
     drawn = Space.load(space) if space else Space.default(recipe)
+    drawn = _from_anywhere(drawn.replace(**varied))
     several = tuple(backbones) if len(backbones) > 1 else ()
-    return SearchRecipe(recipe=recipe, space=drawn.replace(**varied), backbones=several, **asked)
+    return SearchRecipe(recipe=recipe, space=drawn, backbones=several, **asked)
+
+
+def _from_anywhere(space: "Space") -> "Space":
+    """Return a space whose files are found from any folder, as that of `--backbone` is."""
+    from tfinetune.search import Space
+
+    def found(name: str, values: list[Any]) -> list[Any]:
+        return [absolute(value) for value in values] if name in _FILES else values
+
+    domains = space.to_dict()
+    for name, domain in domains.items():
+        if "values" in domain:
+            domain["values"] = found(name, domain["values"])
+        if "when" in domain:
+            domain["when"] = {parent: found(parent, of) for parent, of in domain["when"].items()}
+    return Space(**domains)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -225,16 +253,17 @@ def show_search(found: "Search") -> None:
                     f"{row.seconds:.1f}",
                 )
         results().print(table)
+    from tfinetune.evaluation.formatting import duration
     from tfinetune.search import describe, measured
 
     objectives = found.folder.recipe().objectives
     front = {result.trial for result in found.pareto} if len(objectives) > 1 else set()
-    table = _table("trials", "trial", *objectives, "seconds", "status", "other than the default")
+    table = _table("trials", "trial", *objectives, "time", "status", "other than the default")
     for result in found.leaderboard:
         mark = " *" if result.trial in front else ""
         reached = [measured(result, name) for name in objectives]
         told = describe(result, found.leaderboard)
-        table.add_row(result.trial + mark, *reached, f"{result.seconds:.1f}", result.status, told)
+        table.add_row(result.trial + mark, *reached, duration(result.seconds), result.status, told)
     results().print(table)
     if front:
         results().print("* no trial is as good in every objective and better in one.")

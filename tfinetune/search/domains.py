@@ -57,9 +57,10 @@ class Choice(_Conditional):
 
     @field_validator("values")
     @classmethod
-    def _of_one_kind(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _distinct_and_of_one_kind(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         mixed = {type(value) for value in values} == {int, float}
-        return tuple(map(float, values)) if mixed else values
+        values = tuple(map(float, values)) if mixed else values
+        return tuple({json.dumps(value, default=str): value for value in values}.values())
 
     def encode(self, value: Any) -> str | int | float:
         """Return what stands for a value in KerasTuner, which mixes no types and knows no lists."""
@@ -104,7 +105,8 @@ class Range(_Conditional):
 
     Attributes:
         low, high: bounds.
-        step: between values: added, or with `log` multiplied by. None allows any value.
+        step: between values: added, or with `log` multiplied by. None allows any value. The
+            default recipe's is one of them, wherever it is.
         log: whether to draw evenly in logarithm.
         when: see `Choice`.
     """
@@ -120,6 +122,8 @@ class Range(_Conditional):
             raise ValueError("low must be below high, and above 0 with log")
         if self.log and self.step is not None and self.step <= 1:
             raise ValueError("step multiplies where log is true, so it must be above 1")
+        if self._is_whole and isinstance(self.step, float) and not self.step.is_integer():
+            raise ValueError("step must be whole between whole numbers")
         return self
 
     @model_validator(mode="after")
@@ -160,7 +164,7 @@ class Range(_Conditional):
         if self.step is not None and not self._is_whole:
             # KerasTuner counts steps with `//`, and 0.5 // 0.1 is 4: it would take values for
             # their neighbours, lose the last, and draw 0.30000000000000004 beside 0.3.
-            steps = Choice(values=tuple(self._steps())).around(default)
+            steps = Choice(values=self._steps()).around(default)
             return steps.parameter(name, default, conditions)
         kind = hyperparameters.Int if self._is_whole else hyperparameters.Float
         return kind(
@@ -174,21 +178,18 @@ class Range(_Conditional):
         )
 
     def _step_count(self) -> int:
-        ratio = (
-            math.log(self.high / self.low, self.step)
-            if self.log
-            else (self.high - self.low) / self.step
-        )
-        return int(ratio + 1e-6)
+        if self.log:
+            return int(math.log(self.high / self.low, self.step) + 1e-6)
+        return int((self.high - self.low) / self.step + 1e-6)
 
-    def _steps(self) -> list[float]:
+    def _steps(self) -> tuple[float, ...]:
         """Return the values that steps lead to, without the noise of adding them."""
         numbers = range(self._step_count() + 1)
         if self.log:
             values = [self.low * self.step**number for number in numbers]
         else:
             values = [self.low + self.step * number for number in numbers]
-        return [float(f"{value:.12g}") for value in values]
+        return tuple(float(f"{value:.12g}") for value in values)
 
     @property
     def _is_whole(self) -> bool:

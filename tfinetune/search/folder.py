@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tfinetune.errors import SearchError, StorageError
 from tfinetune.recipe import Recipe, explain_validation
@@ -59,6 +59,11 @@ class SearchRecipe(BaseModel):
     trials: Annotated[int, Field(ge=1)] = 20
     prune: bool = True
     margin: Annotated[float, Field(ge=0)] = 1.0
+
+    @field_validator("objectives")
+    @classmethod
+    def _named_once(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(objectives))
 
     def __init__(self, **fields: Any) -> None:
         recipe, space = fields.get("recipe"), fields.get("space")
@@ -148,10 +153,9 @@ class SearchFolder:
             SearchError: if there is none, or it is another search.
         """
         folder = cls.open(path)
-        before = folder.recipe()
-        if recipe is not None and recipe != before:
-            then, now = before.model_dump(), recipe.model_dump()
-            changed = [name for name in then if then[name] != now[name]]
+        asked = recipe or folder.recipe()
+        then, now = folder.recipe().model_dump(mode="json"), asked.model_dump(mode="json")
+        if changed := [name for name in then if then[name] != now[name]]:
             raise SearchError(
                 f"{path} holds another search: {', '.join(changed)} differ. Resume it without "
                 "these options, or start a new search with another --output."

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import keras_tuner as kt
+from keras_tuner.src.engine.tuner_utils import TunerCallback
 
 from tfinetune.adaptation import Plan
 from tfinetune.data import Splits, get_policy
@@ -19,6 +20,9 @@ from tfinetune.training.runner import build_optimizer
 from tfinetune.training.strategies import build_strategy
 from tfinetune.workflow.prepare import cut, open_backbone, tuner_options
 
+_SHARED = ("precision", "image_size", "aspect")
+"""Fields of recipes that are the same in all trials here."""
+
 
 class HyperFineTune(kt.HyperModel):
     """A space of fine-tuned models: plain, compiled, image 0..255 to probabilities.
@@ -31,15 +35,21 @@ class HyperFineTune(kt.HyperModel):
     trial that it promotes goes on from the weights and the optimizer of its parent's best epoch,
     with the rates, the order and the augmentation of the epochs that follow.
 
+    With `executions_per_trial=2` a trial trains with the seed of the recipe and then with the next:
+    other weights of what is not pretrained, another order and augmentation of the photos.
+
     Args:
         backbone: a file or the name of an architecture; every trial opens it anew.
         splits: photos to train on and to compare trials by.
         space: what varies; None takes `Space.default(recipe)`.
-        recipe: what does not; its `data`, `validation` and `test` count for nothing.
+        recipe: what does not; its `data`, `image_size`, `aspect`, `validation` and `test` count for
+            nothing, for the splits have theirs.
         cache: outputs of the frozen backbone that a closed-form head is fitted on.
 
     Raises:
-        SearchError: if the space has no valid combination, or no validation photos are held out.
+        SearchError: if the space has no valid combination or varies what all trials here share, or
+            no validation photos are held out.
+        RecipeError: if the recipe asks for another precision than float32.
 
     Example:
         >>> import keras_tuner as kt, tfinetune as ft
@@ -69,13 +79,28 @@ class HyperFineTune(kt.HyperModel):
                 "validation=0.15 to ft.data.from_image_folder."
             )
         recipe = recipe or Recipe(data="given as splits")
-        self._base = recipe.replace(backbone=str(backbone), image_size=splits.spec.image_size)
+        if recipe.precision != "float32":
+            raise RecipeError(
+                f"HyperFineTune trains in float32 (precision {recipe.precision!r}); "
+                "`ft.search.run` takes others."
+            )
+        spec = splits.spec
+        self._base = recipe.replace(
+            backbone=str(backbone), image_size=spec.image_size, aspect=spec.aspect
+        )
         self._space = space or Space.default(self._base)
+        if shared := [name for name in _SHARED if name in self._space.domains]:
+            raise SearchError(
+                "HyperFineTune trains every trial in float32 on the photos as the splits have "
+                f"them. Leave {', '.join(shared)} out of its space, or use `ft.search.run`."
+            )
         self._parameters = self._space.hyperparameters(self._base)
         self._splits = splits
         self._cache = cache or FeatureCache()
         self._policy = keras.config.dtype_policy()
         self._plan: Plan | None = None
+        self._built: kt.HyperParameters | None = None
+        self._execution = 0
 
     def recipe(self, hp: kt.HyperParameters) -> Recipe:
         """Return the recipe that hyperparameters stand for, as `ft.train` takes it."""
@@ -89,9 +114,12 @@ class HyperFineTune(kt.HyperModel):
     def build(self, hp: kt.HyperParameters) -> keras.Model:
         """Return a compiled model; a head that is fitted in closed form is fitted already."""
         keras.config.set_dtype_policy(self._policy)  # KerasTuner resets it before every trial
-        recipe = self.recipe(hp)
+        if hp is not self._built:  # a trial has the same in all its executions
+            self._built, self._execution = hp, 0
+        recipe = self._seeded(hp)
         backbone = open_backbone(recipe, recipe.backbone)
-        backbone = cut(recipe, backbone, self._splits, Reporter(), cache=self._cache)
+        # Executions share a checkpoint, so all are as deep as the first.
+        backbone = cut(self.recipe(hp), backbone, self._splits, Reporter(), cache=self._cache)
         options = {**tuner_options(recipe), "precision": "float32", "cache": self._cache}
         tuner = FineTuner(backbone, self._splits.spec, **options)
         *convex, phase = self._phases(recipe, tuner)
@@ -122,11 +150,12 @@ class HyperFineTune(kt.HyperModel):
         self, hp: kt.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> keras.callbacks.History:
         """Train the model that was built last; arguments of `search` come before those of here."""
-        recipe, splits = self.recipe(hp), self._splits
+        recipe, splits = self._seeded(hp), self._splits
         strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
+        phase = strategy.phases(("stem", "head"), splits.spec)[-1]
         options = {
             "initial_epoch": 0,
-            "epochs": strategy.phases(("stem", "head"), splits.spec)[-1].epochs,
+            "epochs": phase.epochs,
             "validation_data": splits.validation.dataset(recipe.batch_size),
             "class_weight": class_weights(splits.train, mode=recipe.class_weights),
             "shuffle": False,  # the data set does
@@ -141,13 +170,22 @@ class HyperFineTune(kt.HyperModel):
                 epochs=options["epochs"] - first,
                 shuffle=True,
                 augment=recipe.augmentation,
+                views=phase.views if isinstance(phase.views, int) else None,
                 seed=recipe.seed,
             )
             options.setdefault("steps_per_epoch", steps)
         # A promoted trial has the count of its parent's best epoch, which need not be the last.
         model.optimizer.iterations.assign(first * steps)
         with self._plan.frozen_layers_deterministic():
-            return model.fit(*args, **options)
+            history = model.fit(*args, **options)
+        # Counted in a circle: who builds the best model again after the search gets the first.
+        self._execution = (self._execution + 1) % _executions(options.get("callbacks"))
+        return history
+
+    def _seeded(self, hp: kt.HyperParameters) -> Recipe:
+        """Return a trial's recipe with the seed of the execution that was built last."""
+        recipe = self.recipe(hp)
+        return recipe.replace(seed=recipe.seed + self._execution)
 
     def _phases(self, recipe: Recipe, tuner: FineTuner) -> list[Phase]:
         if recipe.distribute != "none":
@@ -167,3 +205,11 @@ class HyperFineTune(kt.HyperModel):
                 "lpft, head and full; `ft.search.run` takes all."
             )
         return phases
+
+
+def _executions(callbacks: Any) -> int:
+    """Return how often a tuner trains each trial; 1 where it is no tuner that trains."""
+    tuners = [
+        each.tuner for each in keras.tree.flatten(callbacks) if isinstance(each, TunerCallback)
+    ]
+    return tuners[0].executions_per_trial if tuners else 1

@@ -118,8 +118,10 @@ def run(
     """
     if workers < (0 if chief else 1):
         raise SearchError(f"A search needs a worker; got workers={workers}. Give 1 or more.")
-    if max_time is not None and max_time < 0:
-        raise SearchError(f"The time that a search may take is 0 or more; got {max_time:g}.")
+    if max_time is not None and not max_time >= 0:
+        raise SearchError(
+            f"The time that a search may take is 0 seconds or more; got {max_time:g}."
+        )
     with reporter or Reporter() as reporter, trusting(trust), ExitStack() as stack:
         folder = open_search(search, output, resume=resume, reporter=reporter)
         stack.enter_context(folder.held())
@@ -184,7 +186,7 @@ def open_search(
     """Take a folder for a search, or that of one that goes on; see `run`."""
     if search is not None:
         trust = search.recipe.trust or is_trusting()
-        search = search.replace(recipe=search.recipe.replace(trust=trust))
+        search = _named(search.replace(recipe=search.recipe.replace(trust=trust)))
     unnamed = search is not None and not (search.recipe.backbone or search.backbones)
     if resume:
         if unnamed:  # it was chosen then
@@ -200,6 +202,14 @@ def open_search(
     # An impossible space is refused before the folder is made.
     Space(**search.space).hyperparameters(search.recipe)
     return SearchFolder.create(output, search)
+
+
+def _named(search: SearchRecipe) -> SearchRecipe:
+    """Return a search that starts from the first backbone of its space, where it names no other."""
+    candidates = Space(**search.space).domains.get("backbone")
+    if search.recipe.backbone or search.backbones or candidates is None:
+        return search
+    return search.replace(recipe=search.recipe.replace(backbone=candidates.values[0]))
 
 
 def _written_board(folder: SearchFolder) -> list[dict[str, Any]] | None:

@@ -20,7 +20,8 @@ class Result:
             left) or "failed".
         values: drawn from the space.
         metrics: by objective, where it was measured.
-        seconds: that the trial took.
+        seconds: that the trial took, of all that it waited for; for the objective "seconds" its
+            training alone counts, with that of the trials that it goes on from.
         history: a row for every epoch.
         examples: that validation counted.
         reason: why it failed, or how its training went wrong.
@@ -49,7 +50,8 @@ def rank_results(
     Args:
         results: in any order.
         objective: that decides.
-        *others: that decide, in their order, between equal ones; then validation loss and age do.
+        *others: that decide, in their order, between equal ones; then validation loss does, whether
+            nothing is left to train, and age.
         margin: by how many standard errors of its accuracy the best must lead the default recipe,
             which is the winner otherwise: the best of many trials owes a part of its lead to luck
             (Breiman et al. 1984, "Classification and Regression Trees", one standard error). It
@@ -58,9 +60,10 @@ def rank_results(
 
     def key(result: Result) -> tuple:
         if result.status == "failed":
-            return (1, [], 0.0, result.trial)
+            return (1, [], 0.0, False, result.trial)
         costs = [_cost(result, name) for name in (objective, *others)]
-        return (0, costs, result.metrics.get("val_loss", 0.0), result.trial)
+        loss = result.metrics.get("val_loss", 0.0)
+        return (0, costs, loss, result.status != "completed", result.trial)
 
     ranked = sorted(results, key=key)
     if objective == "val_accuracy" and ranked and ranked[0].status != "failed":
@@ -78,19 +81,29 @@ def default_of(results: Sequence[Result]) -> Result | None:
 
 def lead(one: Result, other: Result) -> float:
     """Return by how much a result's validation accuracy is above another's."""
-    return one.metrics["val_accuracy"] - other.metrics["val_accuracy"]
+    return _cost(other, "val_accuracy") - _cost(one, "val_accuracy")
 
 
 def standard_error(accuracy: float, examples: int) -> float:
-    """Return the standard error of an accuracy on so many examples; 0 where none was counted."""
-    return math.sqrt(accuracy * (1 - accuracy) / examples) if examples else 0.0
+    """Return the standard error of an accuracy on so many examples; 0 where none was counted.
+
+    Two right and two wrong ones are added, so that of 10 in 10 there is one, too (Agresti and Coull
+    1998, "Approximate Is Better than Exact for Interval Estimation of Binomial Proportions").
+    """
+    if not examples:
+        return 0.0
+    share = (accuracy * examples + 2) / (examples + 4)
+    return math.sqrt(share * (1 - share) / (examples + 4))
 
 
 def verdict(leaderboard: Sequence[Result], objective: str) -> str:
     """Say whether the winner of an objective, which comes first, beat the default recipe."""
     winner, default = leaderboard[0], default_of(leaderboard)
     if winner is not default:
-        return f"Trial {winner.trial} is the winner."
+        said = f"Trial {winner.trial} is the winner."
+        if default and default.status == "failed":
+            said += f" The default recipe failed, so none was compared with it. {default.reason}"
+        return said
     others = [result for result in leaderboard if result.status != "failed"]
     best = max(others, key=lambda result: lead(result, winner))
     if objective != "val_accuracy" or lead(best, winner) <= 0:
@@ -156,5 +169,7 @@ def short(value: Any) -> str:
 
 
 def _cost(result: Result, objective: str) -> float:
+    if objective == "seconds" and result.status != "completed":
+        return math.inf  # what it took so far does not tell what all of it would take
     sign = -1 if OBJECTIVES[objective] == "max" else 1
     return sign * round(result.metrics[objective], 6)  # Keras counts in float32

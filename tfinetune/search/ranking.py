@@ -21,7 +21,8 @@ class Ranked:
         probe_accuracy: of a ridge classifier on its features, leave-one-out.
         log_me, h_score: see `transferability`.
         parameters: weights of the backbone.
-        seconds: to open it, run it once over the training photos and score it.
+        seconds: to open it, run it once over the training photos and score it; the first to need
+            photos of a size reads them, too.
         reason: why it could not be ranked; then the figures are missing.
     """
 

@@ -16,9 +16,10 @@ import keras_tuner as kt
 import yaml
 from keras_tuner.src.engine.conditions import Parent
 
-from tfinetune.errors import RecipeError, SearchError
+from tfinetune.data import get_policy
+from tfinetune.errors import DataError, RecipeError, SearchError
 from tfinetune.recipe import Recipe
-from tfinetune.search.domains import Choice, Domain, Range, read_domain
+from tfinetune.search.domains import Choice, Domain, read_domain
 from tfinetune.training.phase import check_head
 from tfinetune.training.strategies import STRATEGIES, build_strategy
 
@@ -260,16 +261,28 @@ def _read(name: str, domain: Any) -> Domain:
         SearchError: if there is none of this name, or a value is not valid.
     """
     if name not in _known():
-        closest = difflib.get_close_matches(name, _known(), n=3) or sorted(_known())
-        raise SearchError(
-            f"There is no parameter {name!r} to search over. Closest: {', '.join(closest)}."
-        )
+        closest = difflib.get_close_matches(name, _known(), n=3)
+        told = "Closest: " if closest else "Known: "
+        told += ", ".join(closest or sorted(_known()))
+        raise SearchError(f"There is no parameter {name!r} to search over. {told}.")
     domain = read_domain(name, domain)
-    if isinstance(domain, Range) and isinstance(_default(name), float):
-        domain = domain.model_copy(update={"low": float(domain.low), "high": float(domain.high)})
+    if isinstance(_default(name), float):
+        if isinstance(domain, Choice):
+            domain = Choice(values=tuple(map(_number, domain.values)), when=domain.when)
+        else:
+            bounds = {"low": float(domain.low), "high": float(domain.high)}
+            domain = domain.model_copy(update=bounds)
     for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
         _check_value(name, value)
     return domain
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text is: to YAML `3e-4` is none, for want of a point."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _check_value(name: str, value: Any) -> None:
@@ -281,8 +294,10 @@ def _check_value(name: str, value: Any) -> None:
         makes = [lambda owner=owner, **field: build_strategy(owner, field) for owner in owners]
     for make in makes:
         try:
-            make(**{name: value})
-        except RecipeError as error:
+            made = make(**{name: value})
+            if name == "augmentation":  # a recipe takes any text for one
+                get_policy(made.augmentation)
+        except (RecipeError, DataError) as error:
             reason = error
         else:
             return

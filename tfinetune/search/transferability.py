@@ -2,7 +2,8 @@
 
 import numpy as np
 from sklearn.covariance import ledoit_wolf
-from sklearn.linear_model import RidgeClassifierCV
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import make_scorer
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -91,5 +92,12 @@ def probe_accuracy(features: np.ndarray, labels: np.ndarray) -> float:
         labels: class indices `[n]`.
     """
     scaled = StandardScaler().fit_transform(np.asarray(features, np.float64))
-    probe = RidgeClassifierCV(alphas=RIDGE_STRENGTHS, scoring="accuracy").fit(scaled, labels)
-    return float(probe.best_score_)
+    # RidgeClassifierCV takes the argmax of the one column that it has for two classes: it would
+    # be right about all of them.
+    targets = np.where(labels[:, None] == np.unique(labels), 1.0, -1.0)
+    probe = RidgeCV(alphas=RIDGE_STRENGTHS, scoring=make_scorer(_accuracy))
+    return float(probe.fit(scaled, targets).best_score_)
+
+
+def _accuracy(targets: np.ndarray, predicted: np.ndarray) -> float:
+    return float(np.mean(targets.argmax(axis=1) == predicted.argmax(axis=1)))

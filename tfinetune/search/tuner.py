@@ -19,7 +19,7 @@ from tfinetune.recipe import Recipe
 from tfinetune.search.folder import SearchFolder
 from tfinetune.search.leaderboard import Result, outcome, short
 from tfinetune.search.oracles import OBJECTIVES, Durable, varied
-from tfinetune.search.pruning import is_hopeless
+from tfinetune.search.pruning import can_prune, is_hopeless
 from tfinetune.search.space import Space
 from tfinetune.search.workbench import Workbench, agreed
 from tfinetune.storage import remove_partials
@@ -77,12 +77,14 @@ class Watch:
         budget: of them, that it may do now.
         deadline: in seconds since 1970, or None.
         others: histories of trials that it is pruned by, or None.
+        objective: that they are compared by.
     """
 
     epochs: int
     budget: int
     deadline: float | None = None
     others: Sequence[list[dict[str, Any]]] | None = None
+    objective: str = "val_accuracy"
 
     def __call__(self, history: list[dict[str, Any]]) -> None:
         """Raise `TrialEnded` if it does not."""
@@ -90,7 +92,9 @@ class Watch:
             return
         if len(history) >= self.budget:
             raise TrialEnded("paused")
-        if self.others is not None and is_hopeless(self.rows(history), self.others):
+        if self.others is not None and is_hopeless(
+            self.rows(history), self.others, objective=self.objective
+        ):
             raise TrialEnded("pruned")
         if self.deadline is not None and time.time() >= self.deadline:
             raise TrialEnded("stopped")
@@ -212,7 +216,6 @@ class RecipeTuner(kt.Tuner):
             self.running = None
             keras.utils.clear_session()  # collects the models, which are cyclic
         result = Result(name, values=values, seconds=time.monotonic() - started, **result)
-        result.metrics["seconds"] = result.seconds
         self._folder.write_result(result)
         if self._search.oracle != "hyperband":  # it may go on with any
             self._folder.drop_checkpoints()
@@ -227,7 +230,7 @@ class RecipeTuner(kt.Tuner):
         recipe.save(self._folder.trial_path(name) / "recipe.yaml")
         strategy = build_strategy(recipe.strategy, recipe.strategy_parameters)
         watch = self._watch(name, sum(phase.epochs for phase in tuner.phases(strategy)), drawn)
-        self._workbench.reporter.say(f"trial {name}: {_describe(drawn)}")
+        self._workbench.reporter.say(f"trial {name}: {_describe(varied(drawn))}")
         start = self._start(name, drawn)
         checkpoint = HeldCheckpoint(self._folder.checkpoint_path(name), start=start)
         status = "completed"
@@ -254,6 +257,7 @@ class RecipeTuner(kt.Tuner):
         metrics = {
             "val_accuracy": best.accuracy,
             "val_loss": best.loss,
+            "seconds": state.training_seconds,
             "parameters": float(tuner.model.count_params()),
         }
         if "latency_ms" in self._search.objectives:
@@ -293,10 +297,11 @@ class RecipeTuner(kt.Tuner):
             budget = math.ceil(epochs * drawn["tuner/epochs"] / self._max_epochs)
         search = self._search
         others = None
-        if search.prune and search.oracle != "hyperband" and int(name) > 0:
+        prunes = search.prune and can_prune(search.objectives)
+        if prunes and search.oracle != "hyperband" and int(name) > 0:
             results = self._folder.results()
             others = [r.history for r in results if r.history and r.trial != name]
-        return Watch(epochs, budget, self._folder.deadline(), others)
+        return Watch(epochs, budget, self._folder.deadline(), others, search.objectives[0])
 
 
 def _describe(values: dict[str, Any]) -> str:

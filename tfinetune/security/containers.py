@@ -64,10 +64,10 @@ def _explained(examine: Callable[[Path], Facts], path: Path) -> Facts:
     except (BackboneError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(
-                f"The weights in {path} could not be unpacked: no space is left in "
-                f"{tempfile.gettempdir()}. Free some, or set TMPDIR to another folder."
+                f"The weights in {path} could not be unpacked in {tempfile.gettempdir()}: "
+                f"{error.strerror}. Free some space, or set TMPDIR to another folder."
             ) from error
         # h5py and zipfile report damage through a dozen unrelated exceptions.
         raise BackboneError(

@@ -13,6 +13,9 @@ from tfinetune.storage import atomic_path
 
 Arrays = list[np.ndarray]
 
+FEATURES = "features"
+"""Under which the time is booked that running frozen layers ahead takes."""
+
 _PAST_THE_LAST = 10**6
 """A phase that no strategy gets to."""
 
@@ -46,7 +49,7 @@ class TrainingState:
         best: the best epoch of the phase so far.
         candidates: what finished phases offer.
         history: a row for every finished epoch.
-        seconds: time spent in each phase.
+        seconds: time spent in each phase, and under `FEATURES`.
     """
 
     phase: int = 0
@@ -62,6 +65,11 @@ class TrainingState:
     def offers(self) -> list[Candidate]:
         """What may ship if no more is trained: of finished phases, and the best of this one."""
         return [*self.candidates, *([self.best] if self.best else [])]
+
+    @property
+    def training_seconds(self) -> float:
+        """Time spent in phases, without features, which others may find ready."""
+        return sum(seconds for name, seconds in self.seconds.items() if name != FEATURES)
 
     def settle(self) -> None:
         """Train no more: offer what there is so far."""

@@ -20,7 +20,7 @@ from tfinetune.data import Split, Splits, get_policy
 from tfinetune.distribution import check_can_share, is_distributed, share_out
 from tfinetune.errors import StorageError, TrainablePlanError, TrainingError
 from tfinetune.reporting import Reporter
-from tfinetune.training.checkpoint import Candidate, Checkpoint, TrainingState
+from tfinetune.training.checkpoint import FEATURES, Candidate, Checkpoint, TrainingState
 from tfinetune.training.class_weights import weigh
 from tfinetune.training.feature_cache import FeatureCache, Segment, probe_views
 from tfinetune.training.frozen_work import FrozenWork, Stage
@@ -41,7 +41,7 @@ class Outcome:
         candidates: what each phase offered, in order.
         history: a row for every epoch: phase, epoch, loss, accuracy, val_loss, val_accuracy,
             learning_rate, seconds.
-        seconds: time spent in each phase.
+        seconds: see `TrainingState`.
     """
 
     shipped: Candidate
@@ -110,14 +110,18 @@ class Runner:
         return Outcome(shipped, state.candidates, state.history, state.seconds)
 
     def _solve_logistic(self, phase: Phase, state: TrainingState) -> Candidate:
-        started = time.monotonic()
         phase.plan(self.assembly).apply()
         cache = self.cache or FeatureCache(reporter=self.reporter)
         backbone = [Segment(self.assembly.features_model)]
         train, validation = self.splits.train, self.splits.validation
+        started = time.monotonic()
         views = probe_views(phase.policy(self.augment))
+        features = [cache.features(backbone, train, view)[0] for view in views]
+        held_out = validation and cache.features(backbone, validation)[0]
+        state.add_seconds(FEATURES, time.monotonic() - started)
+        started = time.monotonic()
         kernel, bias, _ = fit_logistic_head(
-            [cache.features(backbone, train, view)[0] for view in views],
+            features,
             train.labels,
             class_weights=self.class_weights,
             seed=self.seed,
@@ -125,8 +129,7 @@ class Runner:
         self.assembly.logits_layer.set_weights([kernel, bias])
         accuracy = loss = None
         if validation is not None:
-            logits = cache.features(backbone, validation)[0] @ kernel + bias
-            accuracy, loss = accuracy_and_loss(logits, validation)
+            accuracy, loss = accuracy_and_loss(held_out @ kernel + bias, validation)
         state.add_seconds(phase.name, time.monotonic() - started)
         return Candidate(phase.name, self.assembly.get_weights(), accuracy, loss)
 
@@ -225,7 +228,7 @@ class Runner:
             self.reporter.say(f"{phase.name}: every layer runs in every step. {error}")
             return work.plain(index)
         finally:
-            state.add_seconds(phase.name, time.monotonic() - started)
+            state.add_seconds(FEATURES, time.monotonic() - started)
 
     def _last_epoch(self, phase: Phase, state: TrainingState) -> Candidate:
         # Without validation nothing is selected: the last epoch is what the phase offers.
