@@ -270,7 +270,7 @@ def test_search_that_starts_from_tuples_can_be_resumed(tmp_path):
             "step multiplies where log is true, so it must be above 1",
         ),
         ({"dropout": {"low": 0.0, "high": 0.5, "step": 1e-9}}, "step leads to more than 10,000"),
-        ({"batch_size": {"low": 8, "high": 64, "step": 0.5}}, "step must be whole"),
+        ({"batch_size": {"low": 8, "high": 64, "step": 0.5}}, "its step must be one; got 0.5"),
         (
             {"strategy": ["lpft", "head"],
              "dropout": {"values": [0.1], "when": {"strategy": ["haed"]}}},
@@ -307,8 +307,12 @@ def test_value_that_is_given_twice_counts_once():
 
 
 def test_range_of_fractions_may_be_given_in_whole_numbers():
-    hp = Space(weight_decay={"low": 0, "high": 1}).hyperparameters(BASE)
-    assert hp.values["weight_decay"] == 0.01
+    for step in ({}, {"step": 0.25, "when": {"strategy": "lpft"}}):
+        space = Space(strategy=["lpft", "head"], weight_decay={"low": 0, "high": 1, **step})
+        assert space.hyperparameters(BASE).values["weight_decay"] == 0.01
+    assert space.domains["weight_decay"].when == {"strategy": ("lpft",)}
+    with pytest.raises(SearchError, match="more than 10,000 values"):
+        Space(dropout={"low": 0, "high": 1, "step": 1e-6})
 
 
 def test_unknown_name_is_refused_beside_others_too():

@@ -122,8 +122,6 @@ class Range(_Conditional):
             raise ValueError("low must be below high, and above 0 with log")
         if self.log and self.step is not None and self.step <= 1:
             raise ValueError("step multiplies where log is true, so it must be above 1")
-        if self._is_whole and isinstance(self.step, float) and not self.step.is_integer():
-            raise ValueError("step must be whole between whole numbers")
         return self
 
     @model_validator(mode="after")

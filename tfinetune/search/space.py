@@ -19,7 +19,7 @@ from keras_tuner.src.engine.conditions import Parent
 from tfinetune.data import get_policy
 from tfinetune.errors import DataError, RecipeError, SearchError
 from tfinetune.recipe import Recipe
-from tfinetune.search.domains import Choice, Domain, read_domain
+from tfinetune.search.domains import Choice, Domain, Range, read_domain
 from tfinetune.training.phase import check_head
 from tfinetune.training.strategies import STRATEGIES, build_strategy
 
@@ -271,7 +271,9 @@ def _read(name: str, domain: Any) -> Domain:
             domain = Choice(values=tuple(map(_number, domain.values)), when=domain.when)
         else:
             bounds = {"low": float(domain.low), "high": float(domain.high)}
-            domain = domain.model_copy(update=bounds)
+            domain = read_domain(name, {**domain.model_dump(), **bounds})
+    elif isinstance(domain, Range) and domain.step is not None and domain.step % 1:
+        raise SearchError(f"{name} is a whole number, so its step must be one; got {domain.step}.")
     for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
         _check_value(name, value)
     return domain
