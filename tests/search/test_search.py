@@ -377,7 +377,7 @@ def test_seconds_are_those_of_training_not_of_features_that_trials_share(
     search_recipe, give, tmp_path, monkeypatch
 ):
     def slow(cache, *arguments, **options):
-        time.sleep(2)
+        time.sleep(0.2)
         return features(cache, *arguments, **options)
 
     features = FeatureCache.features
@@ -385,7 +385,7 @@ def test_seconds_are_those_of_training_not_of_features_that_trials_share(
     asked = search_recipe(recipe={"strategy": "linear_probe", "strategy_parameters": {}},
                           space={"batch_size": [8, 16]})  # fmt: skip
     result, _ = give(Setup.of(open_search(asked, tmp_path / "s")))
-    assert result.metrics["seconds"] < 2 < result.seconds
+    assert 0 < result.metrics["seconds"] < result.seconds - 0.4  # of training and validation
 
 
 def test_trial_with_nothing_left_to_train_can_be_promoted(search_recipe, give, tmp_path):
