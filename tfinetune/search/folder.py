@@ -43,7 +43,7 @@ class SearchRecipe(BaseModel):
             them the report says which trials none other beats (the Pareto front). KerasTuner's way,
             to add them up, would weigh a point of accuracy like a hundredth of a millisecond.
         trials: at most, the first counted, which is the default recipe.
-        prune: whether trials without hope end early.
+        prune: whether trials without hope end early; see `can_prune` for where none does.
         margin: standard errors of its validation accuracy by which a trial must lead the default
             recipe to win; 0 takes the best. See `rank_results`.
     """
