@@ -215,9 +215,8 @@ def _question(
     return SearchRecipe(recipe=recipe, space=drawn, backbones=several, **asked)
 
 
-def _from_anywhere(space: "Space") -> "Space":
-    """Return a space whose files are found from any folder, as that of `--backbone` is."""
-    from tfinetune.search import Space
+def _from_anywhere(space: "Space") -> dict[str, Any]:
+    """Return what a space is made of, its files found from any folder as that of `--backbone`."""
 
     def found(name: str, values: list[Any]) -> list[Any]:
         return [absolute(value) for value in values] if name in _FILES else values
@@ -228,7 +227,7 @@ def _from_anywhere(space: "Space") -> "Space":
             domain["values"] = found(name, domain["values"])
         if "when" in domain:
             domain["when"] = {parent: found(parent, of) for parent, of in domain["when"].items()}
-    return Space(**domains)
+    return domains
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

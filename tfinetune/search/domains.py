@@ -122,10 +122,6 @@ class Range(_Conditional):
             raise ValueError("low must be below high, and above 0 with log")
         if self.log and self.step is not None and self.step <= 1:
             raise ValueError("step multiplies where log is true, so it must be above 1")
-        return self
-
-    @model_validator(mode="after")
-    def _check_steps(self) -> "Range":
         if self.step is not None and not self._is_whole and self._step_count() > MOST_STEPS:
             raise ValueError(
                 f"step leads to more than {MOST_STEPS:,} values; leave it out to allow any"

@@ -153,8 +153,8 @@ class SearchFolder:
             SearchError: if there is none, or it is another search.
         """
         folder = cls.open(path)
-        asked = recipe or folder.recipe()
-        then, now = folder.recipe().model_dump(mode="json"), asked.model_dump(mode="json")
+        before = folder.recipe()
+        then, now = (each.model_dump(mode="json") for each in (before, recipe or before))
         if changed := [name for name in then if then[name] != now[name]]:
             raise SearchError(
                 f"{path} holds another search: {', '.join(changed)} differ. Resume it without "

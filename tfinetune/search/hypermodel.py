@@ -120,7 +120,7 @@ class HyperFineTune(kt.HyperModel):
         backbone = open_backbone(recipe, recipe.backbone)
         # Executions share a checkpoint, so all are as deep as the first.
         backbone = cut(self.recipe(hp), backbone, self._splits, Reporter(), cache=self._cache)
-        options = {**tuner_options(recipe), "precision": "float32", "cache": self._cache}
+        options = {**tuner_options(recipe), "cache": self._cache}
         tuner = FineTuner(backbone, self._splits.spec, **options)
         *convex, phase = self._phases(recipe, tuner)
         if convex:

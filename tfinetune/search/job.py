@@ -206,10 +206,10 @@ def open_search(
 
 def _named(search: SearchRecipe) -> SearchRecipe:
     """Return a search that starts from the first backbone of its space, where it names no other."""
-    candidates = Space(**search.space).domains.get("backbone")
-    if search.recipe.backbone or search.backbones or candidates is None:
+    if search.recipe.backbone or search.backbones or "backbone" not in search.space:
         return search
-    return search.replace(recipe=search.recipe.replace(backbone=candidates.values[0]))
+    candidates = Space(**search.space).domains["backbone"].values
+    return search.replace(recipe=search.recipe.replace(backbone=candidates[0]))
 
 
 def _written_board(folder: SearchFolder) -> list[dict[str, Any]] | None:

@@ -1,7 +1,10 @@
 """The one file a killed run continues from: weights, optimizer, random states, best so far."""
 
 import json
+import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +80,15 @@ class TrainingState:
             self.weights = self.best.weights
         self.candidates = self.offers
         self.phase, self.epoch, self.best, self.optimizer = _PAST_THE_LAST, 0, None, []
+
+    @contextmanager
+    def booking(self, phase: str) -> Iterator[None]:
+        """Book the time that the block takes under a phase."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add_seconds(phase, time.monotonic() - started)
 
     def add_seconds(self, phase: str, seconds: float) -> None:
         """Book time under a phase."""

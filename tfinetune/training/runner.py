@@ -5,7 +5,6 @@ and rates depend on nothing but the seed and the epoch's number. So a run that w
 continues to the very same weights.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -114,23 +113,21 @@ class Runner:
         cache = self.cache or FeatureCache(reporter=self.reporter)
         backbone = [Segment(self.assembly.features_model)]
         train, validation = self.splits.train, self.splits.validation
-        started = time.monotonic()
-        views = probe_views(phase.policy(self.augment))
-        features = [cache.features(backbone, train, view)[0] for view in views]
-        held_out = validation and cache.features(backbone, validation)[0]
-        state.add_seconds(FEATURES, time.monotonic() - started)
-        started = time.monotonic()
-        kernel, bias, _ = fit_logistic_head(
-            features,
-            train.labels,
-            class_weights=self.class_weights,
-            seed=self.seed,
-        )
-        self.assembly.logits_layer.set_weights([kernel, bias])
+        with state.booking(FEATURES):
+            views = probe_views(phase.policy(self.augment))
+            features = [cache.features(backbone, train, view)[0] for view in views]
+            held_out = validation and cache.features(backbone, validation)[0]
         accuracy = loss = None
-        if validation is not None:
-            accuracy, loss = accuracy_and_loss(held_out @ kernel + bias, validation)
-        state.add_seconds(phase.name, time.monotonic() - started)
+        with state.booking(phase.name):
+            kernel, bias, _ = fit_logistic_head(
+                features,
+                train.labels,
+                class_weights=self.class_weights,
+                seed=self.seed,
+            )
+            self.assembly.logits_layer.set_weights([kernel, bias])
+            if validation is not None:
+                accuracy, loss = accuracy_and_loss(held_out @ kernel + bias, validation)
         return Candidate(phase.name, self.assembly.get_weights(), accuracy, loss)
 
     def _train(
@@ -221,14 +218,12 @@ class Runner:
         if self.cache is None or work.cuts[index] is None:
             return work.plain(index)
         self.reporter.say(work.describe(index))
-        started = time.monotonic()
         try:
-            return work.stage(index, self.cache)
+            with state.booking(FEATURES):
+                return work.stage(index, self.cache)
         except StorageError as error:
             self.reporter.say(f"{phase.name}: every layer runs in every step. {error}")
             return work.plain(index)
-        finally:
-            state.add_seconds(FEATURES, time.monotonic() - started)
 
     def _last_epoch(self, phase: Phase, state: TrainingState) -> Candidate:
         # Without validation nothing is selected: the last epoch is what the phase offers.
